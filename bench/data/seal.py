@@ -1,0 +1,34 @@
+"""The seal over the test split: closed while a run trains, opened once, after the checkpoint choice is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench.errors import SealedError
+
+_closed_by: str | None = None
+
+
+@contextmanager
+def sealed(run_id: str) -> Iterator[None]:
+    """While inside, this process refuses to open data sets, test images, test labels and test features."""
+    global _closed_by
+    previous, _closed_by = _closed_by, run_id
+    try:
+        yield
+    finally:
+        _closed_by = previous
+
+
+def check(what: str) -> None:
+    """Called by everything that can yield test data.
+
+    Raises:
+        SealedError: the seal is closed.
+    """
+    if _closed_by is not None:
+        raise SealedError(
+            f"{what} was asked for while run {_closed_by} is training: test classes stay sealed until its "
+            "checkpoint choice is written. A method gets its data from the batch and the training view only."
+        )
