@@ -35,9 +35,10 @@ class Streams:
         self.batches = np.random.default_rng(derive(seed, "batches"))
         self.augmentation = np.random.default_rng(derive(seed, "augmentation"))
         self._worlds: dict[str, dict[str, Any]] = {}
+        self._active: str | None = None
         for purpose in ("init", "method"):
             value = derive(seed, purpose)
-            with _restored():
+            with untouched():
                 torch.manual_seed(value)
                 np.random.seed(value % 2**32)
                 random.seed(value)
@@ -46,15 +47,19 @@ class Streams:
     @contextmanager
     def world(self, purpose: Literal["init", "method"]) -> Iterator[None]:
         """Run a block on one stream; the caller's global generators are untouched afterwards."""
-        with _restored():
+        with untouched():
             _set_globals(self._worlds[purpose])
+            self._active = purpose
             try:
                 yield
             finally:
                 self._worlds[purpose] = _globals()
+                self._active = None
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it loads with `weights_only=True`."""
+        if self._active is not None:
+            self._worlds[self._active] = _globals()
         return {
             "batches": self.batches.bit_generator.state,
             "augmentation": self.augmentation.bit_generator.state,
@@ -66,6 +71,8 @@ class Streams:
         self.batches.bit_generator.state = state["batches"]
         self.augmentation.bit_generator.state = state["augmentation"]
         self._worlds = state["worlds"]
+        if self._active is not None:
+            _set_globals(self._worlds[self._active])
 
 
 def _globals() -> dict[str, Any]:
@@ -92,7 +99,8 @@ def _set_globals(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
+def untouched() -> Iterator[None]:
+    """Run a block (an evaluation, say) without moving any global generator."""
     outer = _globals()
     try:
         yield
