@@ -41,6 +41,10 @@ class Store:
         """Whether a finished record of `spec` exists."""
         return (self.path(spec) / "record.json").is_file()
 
+    def load(self, spec: RunSpec) -> Record:
+        """The finished record of `spec`."""
+        return Record.model_validate_json((self.path(spec) / "record.json").read_bytes())
+
     def in_progress(self, spec: RunSpec) -> bool:
         """Whether `spec` was begun and left resumable state."""
         return self.work(spec).is_dir()

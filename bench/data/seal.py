@@ -11,10 +11,10 @@ _closed_by: str | None = None
 
 
 @contextmanager
-def sealed(run_id: str) -> Iterator[None]:
+def sealed(why: str) -> Iterator[None]:
     """While inside, this process refuses to open data sets, test images, test labels and test features."""
     global _closed_by
-    previous, _closed_by = _closed_by, run_id
+    previous, _closed_by = _closed_by, why
     try:
         yield
     finally:
@@ -29,6 +29,6 @@ def check(what: str) -> None:
     """
     if _closed_by is not None:
         raise SealedError(
-            f"{what} was asked for while run {_closed_by} is training: test classes stay sealed until its "
-            "checkpoint choice is written. A method gets its data from the batch and the training view only."
+            f"{what} was asked for while {_closed_by}: test classes stay sealed until the run's checkpoint "
+            "choice is written. A method gets its data from the batch and the training view only."
         )

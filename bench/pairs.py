@@ -1,0 +1,73 @@
+"""Pairwise building blocks of losses: masks, similarities, distances and masked log-sum-exp.
+
+All functions are differentiable where that makes sense, keep the dtype and device they are given,
+and stay finite, gradients included, for duplicate rows and for rows without any admitted entry.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive and negative pairs of a batch.
+
+    The pair of an image with itself is removed by its index, never by a similarity threshold, so
+    that exact duplicates remain pairs.
+
+    Args:
+        labels: int64 (B,).
+
+    Returns:
+        Two bool (B, B) masks: same label but not the same image, and different label.
+    """
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return positive, ~same
+
+
+def similarities(embeddings: Tensor) -> Tensor:
+    """Dot products of all pairs of rows, (B, D) -> (B, B); cosines if the rows have unit length."""
+    return embeddings @ embeddings.T
+
+
+def squared_distances(embeddings: Tensor) -> Tensor:
+    """Squared Euclidean distances of all pairs of rows, (B, D) -> (B, B), not below zero.
+
+    Computed as |a|^2 + |b|^2 - 2ab: fast, with an absolute error of a few units in the last place
+    of |a|^2. Use `row_distances` where tiny distances matter.
+    """
+    norms = embeddings.square().sum(1)
+    return (norms[:, None] + norms[None, :] - 2 * similarities(embeddings)).clamp(min=0)
+
+
+def distances(embeddings: Tensor, floor: float = 1e-4) -> Tensor:
+    """Euclidean distances of all pairs of rows, (B, D) -> (B, B), not below `floor`.
+
+    Pairs at the floor (duplicates) pass no gradient, where the root has none.
+    """
+    return squared_distances(embeddings).clamp(min=floor**2).sqrt()
+
+
+def row_distances(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Distances sqrt(|a - b|^2 + 1e-8) of T chosen pairs, accurate for near duplicates too.
+
+    Args:
+        embeddings: (B, D).
+        first: int64 (T,) rows a.
+        second: int64 (T,) rows b.
+    """
+    difference = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+    return (difference.square().sum(1) + 1e-8).sqrt()
+
+
+def masked_logsumexp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """log sum exp over the entries admitted by `mask`; hugely negative, but finite, where there are none."""
+    return torch.logsumexp(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim)
+
+
+def log1p_sum_exp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """log(1 + sum exp) over the entries admitted by `mask`, without overflow; 0 where there are none."""
+    total = masked_logsumexp(logits, mask, dim)
+    return torch.logaddexp(total, torch.zeros_like(total))

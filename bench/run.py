@@ -1,0 +1,129 @@
+"""One spec to one record: the whole story of a run, top to bottom.
+
+open the data set -> build trunk, embedder and method -> fit on train classes with the test side
+sealed -> write the checkpoint choice -> unseal -> embed and evaluate -> record
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench import machine, registry
+from bench.data import seal
+from bench.data.dataset import Dataset
+from bench.draft import Draft
+from bench.errors import BenchError, DataError, Diverged
+from bench.plan import Setting, open_dataset
+from bench.protocol import Protocol
+from bench.record import Record, RunSpec
+from bench.store import Store
+from bench.testing_side import evaluate_kept
+from bench.training.learner import build_learner
+from bench.training.loop import Interrupted, Progress, Report, TimedOut, Training
+from bench.training.inputs import PartInputs
+from bench.training.parts import Part, split_training_side
+from bench.training.sides import open_side, trunk_builder
+from bench.training.streams import Streams
+
+
+def run(spec: RunSpec, protocol: Protocol, setting: Setting, report: Report, stop: Callable[[], bool]) -> Record:
+    """Run a spec to its record and store it. A failure is a record too; nothing is raised for it.
+
+    Args:
+        report: called as (phase, done, total).
+        stop: asked after every step; True makes the run save its state and end as 'interrupted'.
+    """
+    store = Store(setting.results)
+    draft = Draft(spec, protocol)
+    try:
+        _execute(draft, protocol, setting, store.work(spec), report, stop)
+        record = draft.record("done")
+        store.write(record, draft.artefact_folder)
+        return record
+    except Exception as error:
+        record = draft.record(_state(error), _reason(error, setting), traceback.format_exc())
+        store.write(record)
+        return record
+
+
+def _execute(
+    draft: Draft, protocol: Protocol, setting: Setting, work: Path, report: Report, stop: Callable[[], bool]
+) -> None:
+    spec = draft.spec
+    _same_bits(protocol)
+    device = torch.device("cuda" if machine.gpu_name() else "cpu")
+    dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
+    part, validation = split_training_side(dataset, protocol.folds, spec.fold)
+    side, trunk_dim = open_side(dataset, "train", protocol, device)
+    draft.describe_dataset(dataset, protocol, validation)
+    del dataset  # nothing that training code can reach leads to the test classes
+
+    with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
+        info = registry.get(spec.method, setting.include)
+        method = info.cls(**spec.hyperparameters)
+        draft.describe_method(method, info.path)
+        streams = Streams(spec.seed)
+        learner = build_learner(protocol, method, trunk_builder(protocol), trunk_dim, part.labels, streams, device)
+        draft.describe_learner(learner)
+        held_out = None if validation is None else (PartInputs(side, validation.positions), validation)
+        training = Training(learner, PartInputs(side, part.positions), part, held_out, streams, work, report, stop)
+        progress = training.fit()
+        draft.describe_training(progress)
+        choice = _write_choice(work, progress, protocol, validation)
+
+    with draft.phase("test"):
+        dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
+        evaluate_kept(draft, dataset, learner, work, choice, report)
+
+
+def _write_choice(work: Path, progress: Progress, protocol: Protocol, validation: Part | None) -> dict[str, int]:
+    """Fix which checkpoints count before the test side is opened."""
+    choice = {"last": int(progress.curve[-1]["step"])}
+    if validation is not None and progress.best_step is not None:
+        choice["best_validation"] = progress.best_step
+    temporary = work / "choice.json.tmp"
+    temporary.write_text(json.dumps({"choice": choice, "metric": protocol.selection.metric}))
+    os.replace(temporary, work / "choice.json")
+    return choice
+
+
+def _same_bits(protocol: Protocol) -> None:
+    """Fix what decides rounding: the number of threads and the choice of kernels."""
+    import faiss
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(protocol.threads)
+    faiss.omp_set_num_threads(protocol.threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.backends.cudnn.benchmark = False
+    machine.reset_peak_memory()
+
+
+def _expected(dataset: Dataset, spec: RunSpec) -> Dataset:
+    if dataset.manifest.hash != spec.dataset_hash:
+        raise DataError(
+            f"data set '{dataset.name}' changed since this run was planned (manifest {spec.dataset_hash} -> "
+            f"{dataset.manifest.hash}). Start the plan again to run on what is there now."
+        )
+    return dataset
+
+
+def _state(error: Exception) -> str:
+    kinds = {Diverged: "diverged", TimedOut: "timeout", Interrupted: "interrupted"}
+    return next((state for kind, state in kinds.items() if isinstance(error, kind)), "error")
+
+
+def _reason(error: Exception, setting: Setting) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = error.filename or setting.results
+        return f"no space left on the disk that holds {where}: free some and start the same command again."
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+
+
