@@ -45,9 +45,13 @@ class Store:
         """The finished record of `spec`."""
         return Record.model_validate_json((self.path(spec) / "record.json").read_bytes())
 
-    def in_progress(self, spec: RunSpec) -> bool:
-        """Whether `spec` was begun and left resumable state."""
-        return self.work(spec).is_dir()
+    def unfinished(self) -> list[Path]:
+        """Runs with checkpoints but no finished record, as protocol/dataset/method/run id."""
+        base = self.root / "runs"
+        return [
+            place.relative_to(base).with_name(place.name.removeprefix(".").removesuffix(".work"))
+            for place in sorted(base.rglob(".*.work"))
+        ]
 
     def records(self) -> list[Record]:
         """One record a run id: the finished one, else the latest failed attempt. Sorted by place.

@@ -100,7 +100,7 @@ def execute(plan: Plan, specs: Sequence[RunSpec], workers: int) -> Outcome:
 def _start(context: Any, plan: Plan, slot: int) -> _Worker:
     here, there = context.Pipe()
     process = context.Process(
-        target=_work, args=(there, plan.protocol, plan.setting), name=f"bench-worker-{slot}", daemon=True
+        target=_work, args=(there, plan.protocol, plan.setting), name=f"bench-worker-{slot}"
     )
     process.start()
     there.close()
@@ -210,7 +210,10 @@ def _reporter(pipe: Connection) -> Callable[[str, int, int], None]:
         now = time.monotonic()
         if now - last > REPORT_EVERY_SECONDS:
             last = now
-            pipe.send(("progress", phase, done, total))
+            try:
+                pipe.send(("progress", phase, done, total))
+            except OSError:
+                os._exit(1)  # the parent is gone: give up the claim, the checkpoint stays
 
     return report
 
