@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bench import machine
 from bench.data.dataset import Dataset
-from bench.models.trunks import trunk_input
+from bench.models.trunks import trunk_dim, trunk_input
 from bench.plan import Plan
 from bench.protocol import Protocol
 from bench.store import Store
@@ -54,25 +54,27 @@ def estimate(plan: Plan, dataset: Dataset, workers: int) -> Estimate:
 
 
 def _calibrate(protocol: Protocol, dataset: Dataset) -> float:
-    """Seconds of one run: training steps plus embedding the evaluated images at a third of a step's cost."""
-    builder = trunk_builder(protocol)
-    batch, images = protocol.batch.size, protocol.images
-    if builder is None or images.train is None:
-        return protocol.budget.iterations * 0.002
+    """Seconds of one run: training steps, plus evaluated images at a third of a training image's cost."""
     torch.set_num_threads(protocol.threads)
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
-    trunk = builder().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    channels = trunk_input(protocol.trunk.name).channels
-    x = torch.rand(batch, channels, images.train.size, images.train.size, device=device)
-    x = x.to(memory_format=torch.channels_last)
+    builder, batch, images = trunk_builder(protocol), protocol.batch.size, protocol.images
+    network: torch.nn.Module
+    if builder is None or images.train is None:
+        dim = trunk_dim(protocol.trunk.name)
+        network, x, scale = torch.nn.Linear(dim, protocol.embedding.size), torch.rand(batch, dim), 1 / 3
+    else:
+        form, size = trunk_input(protocol.trunk.name), images.train.size
+        network, x = builder(), torch.rand(batch, form.channels, size, size).to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scale = (images.crop / size) ** 2 / 3
+    network, x = network.to(device), x.to(device)
     times = []
     for _ in range(CALIBRATION_STEPS):
         began = time.monotonic()
         with torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16"):
-            trunk(x).float().sum().backward()
+            features = network(x).float()
+        (features @ features.T).square().mean().backward()
         times.append(time.monotonic() - began)
-    step = min(times)
     evaluations = math.ceil(protocol.budget.iterations / protocol.budget.evaluate_every)
-    scale = (images.crop / images.train.size) ** 2 / 3
     evaluated = dataset.manifest.test_images + dataset.manifest.train_images / 4
-    return protocol.budget.iterations * step + evaluations * evaluated / batch * step * scale
+    return min(times) * (protocol.budget.iterations + evaluations * evaluated / batch * scale)
