@@ -22,7 +22,7 @@ from bench.draft import Draft
 from bench.errors import BenchError, DataError, Diverged
 from bench.plan import Setting, open_dataset
 from bench.protocol import Protocol
-from bench.record import Record, RunSpec
+from bench.record import Record, RunSpec, State
 from bench.store import Store
 from bench.testing_side import evaluate_kept
 from bench.training.learner import build_learner
@@ -115,8 +115,8 @@ def _expected(dataset: Dataset, spec: RunSpec) -> Dataset:
     return dataset
 
 
-def _state(error: Exception) -> str:
-    kinds = {Diverged: "diverged", TimedOut: "timeout", Interrupted: "interrupted"}
+def _state(error: Exception) -> State:
+    kinds: dict[type[Exception], State] = {Diverged: "diverged", TimedOut: "timeout", Interrupted: "interrupted"}
     return next((state for kind, state in kinds.items() if isinstance(error, kind)), "error")
 
 

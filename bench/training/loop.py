@@ -206,7 +206,8 @@ class Training:
         patience, state = self.protocol.budget.patience, self.progress
         if patience is None or state.best_step is None:
             return False
-        return sum(point["step"] > state.best_step for point in state.curve) > patience
+        since = [point for point in state.curve if point["step"] > state.best_step]
+        return len(since) > patience
 
     def _out_of_time(self, since: float) -> bool:
         limit = self.protocol.budget.max_minutes

@@ -77,6 +77,7 @@ class Streams:
 
 def _globals() -> dict[str, Any]:
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)  # numpy's annotation allows any layout of the tuple
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
