@@ -1,0 +1,279 @@
+"""Whole runs on a tiny protocol: records, bits, resume, the seal, and what goes wrong."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from bench.data import seal
+from bench.evaluation import evaluate
+from bench.plan import Setting, make_plan
+from bench.run import run
+from bench.store import Store
+
+
+def never() -> bool:
+    return False
+
+
+def quiet(phase: str, done: int, total: int) -> None:
+    pass
+
+
+def plan_of(protocol: str, results: Path, methods: list[str], include: tuple[Path, ...] = (), dataset: str = "glyphs"):
+    return make_plan(dataset, Setting(protocol, results / "data", results, include), methods, [0])
+
+
+def run_one(protocol: str, results: Path, method: str, include: tuple[Path, ...] = (), stop=never):
+    plan = plan_of(protocol, results, [method], include)
+    return run(plan.specs[0], plan.protocol, plan.setting, quiet, stop)
+
+
+def plugin(folder: Path, body: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.py"
+    path.write_text(
+        f'"""A test method."""\nimport torch\nfrom bench.method import Method\n\n\nclass Mine(Method):\n'
+        f'    """A test method."""\n\n    name = "{name}"\n\n' + textwrap.indent(textwrap.dedent(body), "    ")
+    )
+    return path
+
+
+def bits(record) -> tuple:
+    points = [(p.step, p.loss, p.validation, p.test) for p in record.curves]
+    return record.metrics, points, record.steps
+
+
+def test_a_run_leaves_a_full_record(tiny, tmp_path):
+    record = run_one(tiny(), tmp_path, "margin")
+    assert record.reason is None
+    assert record.state == "done"
+    assert set(record.metrics) == {"last", "best_validation", "best_test"}
+    assert [point.step for point in record.curves] == [6, 12]
+    for scores in record.metrics.values():
+        assert set(scores) >= {"recall_at_1", "recall_at_2", "precision_at_1", "r_precision", "map_at_r", "nmi"}
+        assert all(0 <= value <= 1 for value in scores.values())
+    assert record.counts["images_seen"] == 12 * 16
+    by_test = {p.step: p.test["map_at_r"] for p in record.curves}
+    by_validation = {p.step: p.validation["map_at_r"] for p in record.curves}
+    assert record.steps["best_test"] == max(by_test, key=by_test.get)
+    assert record.steps["best_validation"] == max(by_validation, key=by_validation.get)
+    assert record.metrics["last"]["map_at_r"] == by_test[12]
+    folder = Store(tmp_path).folder(record)
+    assert {f.name for f in folder.iterdir()} == {"record.json", *record.artefacts.values()}
+    assert not Store(tmp_path).work(record.spec).exists()
+
+
+def test_metrics_can_be_recomputed_from_the_stored_embeddings(tiny, tmp_path):
+    record = run_one(tiny(), tmp_path, "contrastive")
+    stored = load_file(Store(tmp_path).folder(record) / record.artefacts["embeddings"])
+    again = evaluate(stored["embeddings"], stored["labels"], ks=(1, 2), clustering=None).metrics
+    assert all(record.metrics["best_validation"][name] == value for name, value in again.items())
+
+
+def test_the_same_spec_gives_the_same_bits_and_other_seeds_do_not(tiny, tmp_path):
+    protocol = tiny()
+    first, second = (run_one(protocol, tmp_path / name, "margin") for name in ("a", "b"))
+    assert bits(first) == bits(second)
+    plan = make_plan("glyphs", Setting(protocol, tmp_path, tmp_path / "c"), ["margin"], [1])
+    other = run(plan.specs[0], plan.protocol, plan.setting, quiet, never)
+    assert bits(other) != bits(first)
+
+
+@pytest.mark.parametrize("method", ["margin", "proxy_anchor"])
+@pytest.mark.parametrize("stops", [(1,), (5,), (6,), (3, 4, 11)])
+def test_a_run_stopped_and_started_again_gives_the_same_bits(tiny, tmp_path, method, stops):
+    protocol = tiny()
+    whole = run_one(protocol, tmp_path / "whole", method)
+    for at in stops:
+        plan = plan_of(protocol, tmp_path / "cut", [method])
+        reached = {"step": 0}
+
+        def report(phase: str, done: int, total: int, reached: dict = reached) -> None:
+            reached["step"] = done
+
+        def stop(at: int = at, reached: dict = reached) -> bool:
+            return reached["step"] + 1 >= at
+
+        cut = run(plan.specs[0], plan.protocol, plan.setting, report, stop)
+        assert cut.state == "interrupted"
+    resumed = run_one(protocol, tmp_path / "cut", method)
+    assert resumed.state == "done"
+    assert bits(resumed) == bits(whole)
+
+
+def test_two_methods_under_one_seed_start_equal_and_see_the_same_batches_and_crops(tiny, tmp_path):
+    seen: dict[str, list] = {}
+    body = """
+        def build(self, context):
+            torch.rand({draws})
+
+        def loss(self, batch):
+            torch.rand({draws})
+            RECORD.append((batch.indices.tolist(), batch.features.detach().sum().item()))
+            return batch.embeddings.sum() * 0.0 + {keep}
+    """
+    for name, draws in (("one", 1), ("two", 50)):
+        path = plugin(tmp_path, body.format(draws=draws, keep="0.0 * batch.raw_embeddings.sum()"), name)
+        path.write_text(path.read_text().replace("class Mine", f"import builtins\nRECORD = builtins.__dict__.setdefault('seen_{name}', [])\n\n\nclass Mine"))
+        record = run_one(tiny(), tmp_path / name, name, (path,))
+        assert record.state == "done", record.reason
+        import builtins
+
+        seen[name] = builtins.__dict__.pop(f"seen_{name}")
+    assert len(seen["one"]) == 12
+    assert seen["one"] == seen["two"]
+
+
+
+
+@pytest.mark.parametrize("where", ["build", "loss", "on_epoch", "embedder", "import"])
+def test_a_method_that_reaches_for_test_data_fails(tiny, tmp_path, where):
+    reach = "from pathlib import Path\nfrom bench.data import catalog\ncatalog.open_dataset('glyphs', Path('.'))\n"
+    loss = "def loss(self, batch):\n    return batch.embeddings.sum()\n"
+    if where == "import":
+        path = plugin(tmp_path, loss)
+        path.write_text(path.read_text().replace("import torch\n", "import torch\n" + reach, 1))
+        with pytest.raises(Exception, match="sealed"):
+            plan_of(tiny(), tmp_path, ["mine"], (path,))
+        return
+    signature = {"build": "self, context", "loss": "self, batch", "on_epoch": "self, view", "embedder": "self, trunk_dim, size"}
+    rest = {"loss": "return batch.embeddings.sum()", "embedder": "return torch.nn.Linear(trunk_dim, size)"}.get(where, "pass")
+    body = f"def {where}({signature[where]}):\n" + textwrap.indent(reach + rest + "\n", "    ")
+    record = run_one(tiny(), tmp_path, "mine", (plugin(tmp_path, body if where == "loss" else body + "\n" + loss),))
+    assert record.state == "error"
+    assert "sealed" in record.reason
+    assert "SealedError" in record.traceback
+
+
+def test_no_live_object_leads_to_the_test_labels_while_training(tiny, tmp_path):
+    body = """
+        def loss(self, batch):
+            import gc
+            from bench.data.dataset import Dataset
+            found = [o for o in gc.get_objects() if isinstance(o, Dataset)]
+            if found:
+                raise RuntimeError(f"{len(found)} data sets are reachable")
+            return batch.embeddings.sum()
+    """
+    import gc
+
+    plan = plan_of(tiny(), tmp_path, ["mine"], (plugin(tmp_path, body),))
+    gc.collect()
+    record = run(plan.specs[0], plan.protocol, plan.setting, quiet, never)
+    assert record.state == "done", record.reason
+
+
+def test_the_seal_opens_again_after_a_failed_run(tiny, tmp_path):
+    run_one(tiny(), tmp_path, "mine", (plugin(tmp_path, "def loss(self, batch):\n    raise ValueError('no')\n"),))
+    seal.check("test images")
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "words"),
+    [
+        ("def loss(self, batch):\n    raise ValueError('my own mistake')\n", "error", "ValueError: my own mistake"),
+        ("def loss(self, batch):\n    return batch.embeddings.sum() * float('nan')\n", "diverged", "NaN or infinite by step"),
+        ("def loss(self, batch):\n    return batch.embeddings\n", "error", "must return one number"),
+        ("def loss(self, batch):\n    return torch.tensor(1.0)\n", "error", "connected to the embeddings"),
+        (
+            "def embedder(self, dim, size):\n    return torch.nn.Linear(dim, size + 1)\n\n"
+            "def loss(self, batch):\n    return batch.embeddings.sum()\n",
+            "error",
+            "the protocol asks for",
+        ),
+        (
+            "def batches(self, labels, shape, rng):\n    while True:\n        yield rng.integers(0, len(labels), 3)\n\n"
+            "def loss(self, batch):\n    return batch.embeddings.sum()\n",
+            "error",
+            "the protocol's batch has 16 images",
+        ),
+        (
+            "def build(self, context):\n    self.w = torch.nn.Parameter(torch.zeros(2))\n\n"
+            "def parameter_groups(self, default):\n    return []\n\n"
+            "def loss(self, batch):\n    return batch.embeddings.sum()\n",
+            "error",
+            "parameter_groups() must hold each of its own 1 parameters once",
+        ),
+    ],
+)  # fmt: skip
+def test_a_broken_method_is_a_failed_record_that_says_why(tiny, tmp_path, body, state, words):
+    record = run_one(tiny(), tmp_path, "mine", (plugin(tmp_path, body),))
+    assert record.state == state
+    assert words in record.reason
+    assert record.traceback
+    assert [r.state for r in Store(tmp_path).records()] == [state]
+
+
+def test_departures_are_found_and_counted(tiny, tmp_path):
+    body = """
+        def on_epoch(self, view):
+            assert view.embeddings().shape == (len(view), 16)
+
+        def batches(self, labels, shape, rng):
+            while True:
+                yield rng.integers(0, len(labels), shape.size)
+
+        def loss(self, batch):
+            return batch.embeddings.sum()
+    """
+    record = run_one(tiny(), tmp_path, "mine", (plugin(tmp_path, body),))
+    assert record.state == "done", record.reason
+    assert set(record.method.departures) == {"own batches", "sees training images between epochs"}
+    epochs = 3  # 12 iterations, 5 an epoch
+    assert record.counts["extra_forward_images"] == epochs * record.dataset.train_images
+    assert record.counts["forward_images"] == 12 * 16 + record.counts["extra_forward_images"]
+
+
+def test_patience_stops_early(tiny, tmp_path):
+    body = "def loss(self, batch):\n    return batch.embeddings.sum() * 0.0\n"
+    protocol = tiny(
+        budget={"iterations": 100, "evaluate_every": 2, "patience": 2},
+        optimizer={"trunk": {"lr": 0.0}, "embedder": {"lr": 0.0}},
+        trunk={"batch_norm": "frozen"},
+    )
+    record = run_one(protocol, tmp_path, "mine", (plugin(tmp_path, body),))
+    assert record.state == "done", record.reason
+    assert record.steps["best_validation"] == 2
+    assert record.steps["last"] == 8  # the best, and then three evaluations without a better one
+
+
+def test_a_baseline_is_evaluated_untrained(tiny, tmp_path):
+    record = run_one(tiny(), tmp_path, "raw_trunk")
+    assert record.state == "done", record.reason
+    assert record.steps == {"last": 0, "best_validation": 0, "best_test": 0}
+    assert record.counts["images_seen"] == 0
+    assert record.method.trained_parameters == 0
+
+
+def test_a_full_disk_is_a_message_and_loses_nothing(tiny, tmp_path):
+    from bench.training import checkpoint as checkpoint_module
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "results")
+
+    original = checkpoint_module.save
+    checkpoint_module.save = full
+    try:
+        record = run_one(tiny(), tmp_path, "margin")
+    finally:
+        checkpoint_module.save = original
+    assert record.state == "error"
+    assert "no space left" in record.reason
+    assert run_one(tiny(), tmp_path, "margin").state == "done"
+
+
+def test_bfloat16_and_cosine_schedule_train(tiny, tmp_path):
+    protocol = tiny(precision="bfloat16", optimizer={"schedule": "cosine", "warmup": 3, "clip_norm": 1.0})
+    record = run_one(protocol, tmp_path, "multi_similarity")
+    assert record.state == "done", record.reason
+    assert np.isfinite(record.metrics["last"]["map_at_r"])
+
+
+def test_torch_is_deterministic_after_a_run(tiny, tmp_path):
+    run_one(tiny(budget={"iterations": 6}), tmp_path, "untrained")
+    assert torch.are_deterministic_algorithms_enabled()
