@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from bench import home, yaml_file
 from bench.errors import UsageError, unknown_name
+from bench.models.catalog import TRUNKS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -30,6 +31,21 @@ class Trunk(Section):
     frozen: bool = Field(default=False, description="features are embedded once and cached; only the embedder learns")
     batch_norm: Literal["train", "frozen"] = "train"
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TRUNKS:
+            raise ValueError(str(unknown_name("trunk", name, TRUNKS)).removesuffix("."))
+        return name
+
+    @field_validator("weights")
+    @classmethod
+    def _published(cls, weights: str, info: ValidationInfo) -> str:
+        name = info.data.get("name")
+        if weights == "imagenet" and name is not None and not TRUNKS[name].imagenet:
+            raise ValueError(f"trunk '{name}' has no ImageNet weights: 'none' or a local file is allowed")
+        return weights
+
 
 class Embedding(Section):
     """Size of the embedding and whether it is L2-normalised."""
@@ -45,6 +61,13 @@ class TrainImages(Section):
     crop_area: tuple[Fraction, Fraction] = Field(description="share of the image area that a crop covers")
     crop_aspect: tuple[float, float] = (0.75, 4 / 3)
     flip: Fraction = Field(default=0.5, description="probability of a horizontal flip")
+
+    @field_validator("crop_area", "crop_aspect")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"found {list(value)}; a range [low, high] with 0 < low <= high is allowed")
+        return value
 
 
 class Images(Section):
@@ -91,6 +114,14 @@ class Optimizer(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("momentum")
+    @classmethod
+    def _has_momentum(cls, momentum: float, info: ValidationInfo) -> float:
+        name = info.data.get("name")
+        if momentum and name in ("adamw", "adam"):
+            raise ValueError(f"found {momentum}; {name} takes none: 0 is allowed, or optimizer.name sgd or rmsprop")
+        return momentum
 
 
 class Budget(Section):
@@ -139,6 +170,18 @@ class Evaluation(Section):
     recall_at: tuple[Positive, ...] = (1, 2, 4, 8)
     clustering: Clustering | None = Clustering()
 
+    @field_validator("recall_at")
+    @classmethod
+    def _distinct(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if not ks or len(set(ks)) < len(ks):
+            raise ValueError(f"found {list(ks)}; distinct ranks, at least one, are allowed")
+        return ks
+
+    @property
+    def selectable(self) -> list[str]:
+        """Metrics that every evaluation during training computes (clustering is done at the end only)."""
+        return ["map_at_r", "r_precision", "precision_at_1", *(f"recall_at_{k}" for k in self.recall_at)]
+
 
 class Interval(Section):
     """Confidence interval over seeds: Student t with n - 1 degrees of freedom."""
@@ -181,6 +224,9 @@ class Protocol(Section):
             raise ValueError("images.train is missing: a trunk that is trained needs training crops")
         if self.trunk.frozen and self.images.train is not None:
             raise ValueError("images.train is given but trunk.frozen is true: cached features have no random crops")
+        if self.selection.metric not in self.evaluation.selectable:
+            allowed = ", ".join(self.evaluation.selectable)
+            raise ValueError(f"selection.metric is '{self.selection.metric}'; allowed: {allowed}")
         if self.budget.evaluate_every > self.budget.iterations:
             raise ValueError("budget.evaluate_every is larger than budget.iterations: no checkpoint would be kept")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -1,0 +1,1 @@
+"""Trunks, their weights, and cached features of frozen trunks."""
