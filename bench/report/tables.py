@@ -1,0 +1,320 @@
+"""The tables of a report as plain data; the writers only lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.published import VERDICTS, Comparison, Published, Setting, compare, refusal
+from bench.record import Record
+from bench.report import text
+from bench.report.sections import Row, Section
+from bench.statistics import Interval, Ranking, mean_interval, rank
+
+Mark = Literal["", "best", "tied", "failed", "weak"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: main text, a quieter second part, a mark, the anchor of the runs behind it, a tooltip."""
+
+    text: str
+    minor: str = ""
+    mark: Mark = ""
+    runs: str = ""
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `optimistic`: its numbers were chosen by looking at the test side."""
+
+    label: str
+    numeric: bool = True
+    key: bool = False
+    optimistic: bool = False
+
+
+@dataclass(frozen=True)
+class Band:
+    """Consecutive rows under one label."""
+
+    label: str
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its footnotes; `kind` names it within its section."""
+
+    kind: str
+    title: str
+    columns: tuple[Column, ...]
+    bands: tuple[Band, ...]
+    notes: tuple[str, ...] = ()
+
+
+def interval(row: Row, section: Section, checkpoint: str, metric: str) -> Interval | None:
+    """Mean and interval over seeds; None where no seed has a value."""
+    values = list(row.values(checkpoint, metric).values())
+    return mean_interval(values, section.level) if values else None
+
+
+def ranking(section: Section, checkpoint: str, metric: str) -> Ranking | None:
+    """Best and tied rows by anchor, among the rows that may be called best."""
+    rows = {row.anchor: row.values(checkpoint, metric) for row in section.comparable_rows}
+    return rank(rows, section.level)
+
+
+def results_table(section: Section) -> Table:
+    """The main table: one row a method, one column a metric, the protocol's own checkpoint."""
+    rankings = {metric: ranking(section, section.headline, metric) for metric in section.metrics}
+    optimistic = section.headline == "best_test"
+    columns = [Column("Method", numeric=False), Column("Runs")]
+    columns += [Column(text.metric_label(m), key=m == section.metric, optimistic=optimistic) for m in section.metrics]
+    columns.append(Column("Departs from the protocol's default path", numeric=False))
+
+    def line(row: Row) -> tuple[Cell, ...]:
+        cells = [_result_cell(row, section, metric, rankings[metric]) for metric in section.metrics]
+        departures = Cell("; ".join(row.facts.departures) or "—", mark="" if row.facts.departures else "weak")
+        return (_name(row), _progress(row), *cells, departures)
+
+    return Table("results", "Results", tuple(columns), _bands(section, line), tuple(_result_notes(section, rankings)))
+
+
+def gap_table(section: Section) -> Table | None:
+    """What choosing the checkpoint by looking at the test side would add; None without such numbers."""
+    checkpoints = [c for c in text.CHECKPOINT_LABELS if any(r.metrics.get(c) for r in section.records)]
+    if "best_test" not in checkpoints or len(checkpoints) < 2:
+        return None
+    against = section.headline if section.headline != "best_test" else checkpoints[-2]
+    columns = [Column("Method", numeric=False)]
+    columns += [
+        Column(text.CHECKPOINT_LABELS[c].capitalize(), key=c == section.headline, optimistic=c == "best_test")
+        for c in checkpoints
+    ]
+    gap_label = f"Gap: best on test − {text.CHECKPOINT_LABELS[against]}, points"
+    columns += [Column(gap_label, optimistic=True), Column("Step of each")]
+
+    def line(row: Row) -> tuple[Cell, ...]:
+        cells = [_interval_cell(row, section, c, section.metric) for c in checkpoints]
+        return (_name(row), *cells, _gap_cell(row, section, against), _steps_cell(row, checkpoints))
+
+    notes = (
+        f"{text.metric_label(section.metric)} of the same runs at the checkpoints that the rules would choose; "
+        f"best on test is the best of all evaluated steps by {text.metric_label(_selection_metric(section))}, "
+        "chosen with the test labels: optimistic, never a result.",
+        "Gap: mean over seeds of the differences within a run, with its interval.",
+    )
+    trained = tuple(line(row) for row in section.trained if row.done)
+    return Table("gap", "Selection gap", tuple(columns), (Band("", trained),), notes) if trained else None
+
+
+def cost_table(section: Section) -> Table:
+    """What a run of each method costs, mean over its finished runs."""
+    readers: tuple[tuple[str, Callable[[Record], float | None], Callable[[float], str]], ...] = (
+        ("Training", lambda r: r.seconds.get("fit", r.seconds.get("train")), text.duration),
+        ("Validation", lambda r: r.seconds.get("validation"), text.duration),
+        ("Test", lambda r: r.seconds.get("test"), text.duration),
+        ("Images trained on", lambda r: r.counts.get("images_seen"), text.count),
+        ("Images through the network", lambda r: r.counts.get("forward_images"), text.count),
+        ("of these extra passes", lambda r: r.counts.get("extra_forward_images"), text.count),
+        ("Trained parameters", lambda r: r.method.trained_parameters, text.count),
+        ("of these the method's own", lambda r: r.method.own_parameters, text.count),
+        ("Peak memory", lambda r: r.peak_memory_bytes or None, text.size),
+    )
+
+    def line(row: Row) -> tuple[Cell, ...]:
+        cells = []
+        for _, read, write in readers:
+            values = [value for value in map(read, row.done) if value is not None]
+            cells.append(Cell(write(sum(values) / len(values)), runs=row.anchor) if values else Cell("—", mark="weak"))
+        return (_name(row), *cells)
+
+    columns = (Column("Method", numeric=False), *(Column(label) for label, _, _ in readers))
+    notes = ["Mean over finished runs. Seconds are wall clock of the whole run, resumed parts included."]
+    machines = {(r.environment.get("cpu"), r.environment.get("gpu")) for r in section.records if r.state == "done"}
+    if len(machines) > 1:
+        notes.append(f"The runs come from {len(machines)} kinds of machine: their seconds are not comparable.")
+    return Table("cost", "Cost of a run", columns, _bands(section, line), tuple(notes))
+
+
+def failures_table(section: Section) -> Table | None:
+    """Every run without a result, with its state and reason; None if there is none."""
+    lines = []
+    for row in section.rows:
+        for record in row.records:
+            if record.state != "done":
+                seed = f"seed {record.spec.seed}" + ("" if record.spec.fold is None else f", fold {record.spec.fold}")
+                cells = (_name(row), Cell(record.state, mark="failed", runs=row.anchor), Cell(seed))
+                lines.append((*cells, Cell(record.reason or "no reason recorded")))
+    if not lines:
+        return None
+    columns = tuple(Column(label, numeric=False) for label in ("Method", "State", "Run", "Reason"))
+    notes = ("A method with failed runs keeps its row, but takes no part in the marks: its mean leaves them out.",)
+    return Table("failures", "Runs without a result", columns, (Band("", tuple(lines)),), notes)
+
+
+def published_tables(section: Section, published: Published) -> tuple[str, list[Table]]:
+    """A sentence on what is comparable, and one table a method; no table where nothing may be compared."""
+    if not section.is_known:
+        return "No run got far enough to tell whether the data set is complete: nothing is compared.", []
+    reason = refusal(section.dataset, published)
+    if reason is not None:
+        return f"{reason} None is printed here.", []
+    tables, matched = [], 0
+    for row in (row for row in section.rows if row.done):
+        measured = {metric: interval(row, section, section.headline, metric) for metric in section.metrics}
+        present = {metric: cell for metric, cell in measured.items() if cell is not None}
+        found = compare(
+            published, section.dataset_name, row.facts.name, row.facts.paper, present, _setting(section, row)
+        )
+        if found:
+            matched += len(found)
+            tables.append(_published_table(row, found, published))
+    total = len(published.of(section.dataset_name))
+    sentence = (
+        f"{text.plural(matched, 'published number')} of {text.count(total)} on file for {section.dataset.title} belong "
+        "to the methods measured here. A verdict compares two numbers: 'reproduced' when they differ by at most the "
+        "tolerance (the largest of one point, half the measured interval and the published spread). The differences "
+        "of setting beside it say how much it means."
+    )
+    return sentence, tables
+
+
+def _published_table(row: Row, found: list[Comparison], published: Published) -> Table:
+    counts = {v: sum(1 for c in found if c.verdict == v) for v in VERDICTS}
+    summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    columns = (
+        Column("Metric", numeric=False), Column("Published"), Column("Measured"), Column("Difference, points"),
+        Column("Tolerance"), Column("Verdict", numeric=False), Column("Differences of setting", numeric=False),
+        Column("Source", numeric=False),
+    )  # fmt: skip
+    order = {metric: n for n, metric in enumerate(text.metric_order(c.row.metric for c in found))}
+    found = sorted(found, key=lambda c: (VERDICTS.index(c.verdict), order[c.row.metric], -c.row.value, c.row.paper))
+    lines = tuple(_published_line(row, comparison, published) for comparison in found)
+    return Table("published", f"{row.label}: {summary}", columns, (Band("", lines),))
+
+
+def _published_line(row: Row, comparison: Comparison, published: Published) -> tuple[Cell, ...]:
+    there, here = comparison.row, comparison.measured
+    spread = "" if there.spread is None else f"± {text.percent(there.spread)}"
+    name = there.method + (f", {there.variant}" if there.variant else "")
+    title = published.titles.get(there.paper) or there.paper
+    origin = " ".join(part for part in (title, there.venue, there.year) if part)
+    nothing = Cell("—", mark="weak")
+    return (
+        Cell(text.metric_label(there.metric)),
+        Cell(text.percent(there.value), spread, tip=f"{name}; {there.protocol}"),
+        nothing if here is None else Cell(text.percent(here.mean), text.plus_minus(here), runs=row.anchor),
+        nothing if comparison.difference is None else Cell(text.points(comparison.difference)),
+        nothing if comparison.tolerance is None else Cell(text.percent(comparison.tolerance)),
+        Cell(comparison.verdict, mark="" if comparison.verdict in VERDICTS[:3] else "weak"),
+        Cell("; ".join(comparison.differences) or "none found"),
+        Cell(f"{name}: {origin}", tip=f"read in {there.seen_in}. {there.note}".strip()),
+    )
+
+
+def _setting(section: Section, row: Row) -> Setting:
+    protocol = section.protocol
+    return Setting(
+        trunk=protocol["trunk"]["name"],
+        trunk_frozen=protocol["trunk"]["frozen"],
+        embedding_size=row.facts.embedding_size,
+        crop=protocol["images"]["crop"],
+        selection=protocol["selection"]["split"],
+        validation_held_out=protocol["folds"] is not None,
+        trains=row.facts.trains,
+    )
+
+
+def _bands(section: Section, line: Callable[[Row], tuple[Cell, ...]]) -> tuple[Band, ...]:
+    bands = (("", section.trained), ("Baselines: nothing is trained", section.baselines))
+    return tuple(Band(label, tuple(line(row) for row in rows)) for label, rows in bands if rows)
+
+
+def _name(row: Row) -> Cell:
+    settings = row.records[0].spec.hyperparameters
+    tip = ", ".join(f"{key} = {value}" for key, value in settings.items()) or "no hyper-parameters"
+    return Cell(row.label, runs=row.anchor, tip=f"{tip}; code {row.records[0].spec.method_hash}")
+
+
+def _progress(row: Row) -> Cell:
+    states = [record.state for record in row.records if record.state != "done"]
+    minor = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    tip = "; ".join(dict.fromkeys(record.reason for record in row.records if record.reason))
+    return Cell(row.progress, minor, "" if row.complete else "failed", row.anchor, tip)
+
+
+def _result_cell(row: Row, section: Section, metric: str, ranked: Ranking | None) -> Cell:
+    cell = _interval_cell(row, section, section.headline, metric)
+    if ranked is None or not cell.runs:
+        return cell
+    mark: Mark = "best" if row.anchor == ranked.best else "tied" if row.anchor in ranked.tied else ""
+    return Cell(cell.text, cell.minor, mark, cell.runs, cell.tip)
+
+
+def _interval_cell(row: Row, section: Section, checkpoint: str, metric: str) -> Cell:
+    values = row.values(checkpoint, metric)
+    found = interval(row, section, checkpoint, metric)
+    if found is None:
+        return Cell("—", mark="weak", tip="no finished run has this number")
+    seeds = ", ".join(f"seed {seed}: {text.percent(value)}" for seed, value in values.items())
+    return Cell(text.percent(found.mean), text.plus_minus(found), "", row.anchor, f"n = {found.n}; {seeds}")
+
+
+def _gap_cell(row: Row, section: Section, against: str) -> Cell:
+    chosen, best = row.values(against, section.metric), row.values("best_test", section.metric)
+    gaps = [best[seed] - chosen[seed] for seed in sorted(chosen.keys() & best.keys())]
+    if not gaps:
+        return Cell("—", mark="weak")
+    found = mean_interval(gaps, section.level)
+    return Cell(text.points(found.mean), text.plus_minus(found), "", row.anchor, f"n = {found.n}")
+
+
+def _steps_cell(row: Row, checkpoints: list[str]) -> Cell:
+    def span(checkpoint: str) -> str:
+        steps = [record.steps[checkpoint] for record in row.done if checkpoint in record.steps]
+        if not steps:
+            return "—"
+        return text.count(min(steps)) + ("" if min(steps) == max(steps) else f"–{text.count(max(steps))}")
+
+    return Cell(" · ".join(span(checkpoint) for checkpoint in checkpoints), runs=row.anchor)
+
+
+def _selection_metric(section: Section) -> str:
+    return str(section.protocol["selection"]["metric"])
+
+
+def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iterable[str]:
+    level = f"{100 * section.level:g} %"
+    label = text.metric_label(_selection_metric(section))
+    if section.headline == "best_test":
+        yield (
+            f"Optimistic: this protocol shows the step with the best test {label}, so the test labels chose the "
+            "checkpoint. Compare such numbers only with numbers made the same way."
+        )
+    elif section.headline == "best_validation":
+        yield f"Checkpoint: the step with the best {label} on validation classes, fixed before the test side is opened."
+    else:
+        yield "Checkpoint: the last step; nothing is selected."
+    folds = " A seed's value is the mean over its folds." if len(section.folds) > 1 else ""
+    yield (
+        f"Percent. Mean over seeds ± half the {level} interval (Student t, n − 1 degrees of freedom); n is the number "
+        f"of seeds, in each number's tooltip.{folds} Sorted by {text.metric_label(section.metric)}."
+    )
+    most = max((len(row.values(section.headline, section.metric)) for row in section.rows), default=0)
+    if most < 2:
+        yield "One seed: no interval and no test. Differences may be noise, and nothing is marked as tied."
+    else:
+        yield (
+            f"Bold: the highest mean of the column. ≈: not told apart from it by a paired t-test over the seeds that "
+            f"both have (p ≥ {1 - section.level:g}, no correction for the number of methods); not shown to be equal."
+        )
+        if any(ranked and ranked.untested for ranked in rankings.values()):
+            yield "Rows that share fewer than two seeds with the best one are not tested."
+    if any(row.has_identical_seeds(section.headline, section.metric) for row in section.rows):
+        yield "± 0.00: all seeds gave the same number, because nothing in that method depends on the seed."
+    if any(not row.complete for row in section.rows):
+        yield "Runs: finished of the seeds and folds that any method here was started on."
