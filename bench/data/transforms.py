@@ -43,14 +43,14 @@ def train_batch(
     size = images.size
     uniform = store.uniform
     if uniform is not None and max(uniform.shape[1:3]) <= _SMALL:
-        return _normalized(_resample(uniform[positions], boxes, flips, size), fmt)
+        return _normalized(_resample(uniform[positions], boxes, flips, size).permute(0, 2, 3, 1), fmt)
     batch = torch.empty(len(positions), size, size, store.channels, dtype=torch.uint8)
     for row, (position, (top, left, height, width)) in enumerate(zip(positions, boxes.tolist(), strict=True)):
         crop = store.image(position)[None, :, top : top + height, left : left + width]
         if (height, width) != (size, size):
             crop = functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
         batch[row] = (crop.flip(3) if flips[row] else crop)[0].permute(1, 2, 0)
-    return _normalized(batch.permute(0, 3, 1, 2), fmt)
+    return _normalized(batch, fmt)
 
 
 def eval_batch(store: ImageStore, positions: NDArray[np.int64], crop: int, fmt: InputFormat) -> Tensor:
@@ -64,7 +64,7 @@ def eval_batch(store: ImageStore, positions: NDArray[np.int64], crop: int, fmt: 
         batch = torch.empty(len(positions), crop, crop, store.channels, dtype=torch.uint8)
         for row, (position, (top, left)) in enumerate(zip(positions, corners.tolist(), strict=True)):
             batch[row] = store.image(position)[:, top : top + crop, left : left + crop].permute(1, 2, 0)
-    return _normalized(batch.permute(0, 3, 1, 2), fmt)
+    return _normalized(batch, fmt)
 
 
 def random_crops(
@@ -141,9 +141,13 @@ def _weights(
 
 
 def _normalized(batch: Tensor, fmt: InputFormat) -> Tensor:
-    if batch.shape[1] != fmt.channels:
-        raise ValueError(f"the images have {batch.shape[1]} channels, the trunk expects {fmt.channels}")
-    std = torch.tensor(fmt.std).view(-1, 1, 1)
-    mean = torch.tensor(fmt.mean).view(-1, 1, 1)
-    floats = batch.to(torch.float32, memory_format=torch.channels_last, copy=True)
-    return floats.mul_(1 / (255 * std)).sub_(mean / std)
+    """(B, S, S, C) of 0..255 to normalised float32 (B, C, S, S), channels last."""
+    count, rows, columns, channels = batch.shape
+    if channels != fmt.channels:
+        raise ValueError(f"the images have {channels} channels, the trunk expects {fmt.channels}")
+    # One row of pixels at a time: broadcasting over an innermost dimension of 3 is not vectorised.
+    factor = (1 / (255 * torch.tensor(fmt.std))).repeat(columns)
+    offset = (-torch.tensor(fmt.mean) / torch.tensor(fmt.std)).repeat(columns)
+    floats = batch.reshape(count, rows, columns * channels).to(torch.float32)
+    torch.addcmul(offset, floats, factor, out=floats)
+    return floats.view(count, rows, columns, channels).permute(0, 3, 1, 2)
