@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from bench import home
+from bench.data import seal
 from bench.errors import UsageError, unknown_name
 from bench.method import Method
 
@@ -73,31 +74,27 @@ def get(name: str, include: Sequence[Path] = ()) -> MethodInfo:
     return found[name]
 
 
-def select(names: str | None, include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
-    """The methods of a comma-separated list in its order, or all for None.
+def select(names: Sequence[str] | None, include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
+    """The named methods in the order given, or all for None.
 
     Raises:
-        UsageError: an unknown name or an empty list. Else as `methods`.
+        UsageError: an unknown name; the message suggests the nearest. Else as `methods`.
     """
     found = methods(include)
-    if names is None:
-        return found
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted:
-        raise UsageError(f"the list of methods is empty. Known: {', '.join(found)}.")
-    for name in wanted:
+    for name in names or ():
         if name not in found:
             raise unknown_name("method", name, found)
-    return {name: found[name] for name in wanted}
+    return found if names is None else {name: found[name] for name in names}
 
 
 def code_hash(source: str) -> str:
     """First 12 hex digits of the SHA-256 over Python source without comments, docstrings and formatting."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
 
 
@@ -198,7 +195,8 @@ def _named(cls: type[Method], where: str) -> type[Method]:
 
 def _explained(where: str, action: Callable[[], Any]) -> Any:
     try:
-        return action()
+        with seal.sealed("a method is being imported"):
+            return action()
     except (Exception, SystemExit) as error:
         line = "" if isinstance(error, SyntaxError) else _line(error, where)
         raise UsageError(f"{where}: cannot be imported: {type(error).__name__}: {error}{line}.") from error

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bench import machine
+from bench.draft import Draft
 from bench.plan import Plan, Setting
 from bench.protocol import Protocol
 from bench.record import RunSpec
@@ -76,7 +77,7 @@ def execute(plan: Plan, specs: Sequence[RunSpec], workers: int) -> Outcome:
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionError):
-                    message = ("ended", "error", _death(worker.process), None)
+                    message = ("ended", "error", _record_death(worker, plan), None)
                     pool[pool.index(worker)] = replacement = _start(context, plan, pool.index(worker))
                     replacement.spec, worker.bar, worker = worker.spec, worker.bar.close(), replacement
                 if message[0] == "progress":
@@ -157,6 +158,16 @@ def _death(process: SpawnProcess) -> str:
     how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
     hint = " (out of memory? try fewer workers)" if code == -signal.SIGKILL else ""
     return f"its worker process {how}{hint}; start the same command again to resume the run"
+
+
+def _record_death(worker: _Worker, plan: Plan) -> str:
+    reason = _death(worker.process)
+    assert worker.spec is not None
+    try:
+        Store(plan.setting.results).write(Draft(worker.spec, plan.protocol).record("error", reason))
+    except OSError as error:
+        reason += f" (and its record could not be written: {error})"
+    return reason
 
 
 def _close(worker: _Worker, patience: float) -> None:
