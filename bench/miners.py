@@ -14,9 +14,7 @@ from bench import pairs
 
 
 @torch.no_grad()
-def multi_similarity(
-    similarity: Tensor, positive: Tensor, negative: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
+def multi_similarity(similarity: Tensor, positive: Tensor, negative: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Pairs that carry information relative to the anchor's hardest opposite pair (Wang et al. 2019, eq. 7 and 8).
 
     A negative is kept if it is more similar than the least similar positive minus `epsilon`, a positive
@@ -88,9 +86,7 @@ def distance_weights(
     return logits.softmax(1) * negative
 
 
-def distance_weighted(
-    embeddings: Tensor, labels: Tensor, lower: float = 0.5, upper: float = math.inf
-) -> Tensor:
+def distance_weighted(embeddings: Tensor, labels: Tensor, lower: float = 0.5, upper: float = math.inf) -> Tensor:
     """One distance-weighted negative for every positive pair; draws from torch's global generator.
 
     Args:

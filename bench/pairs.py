@@ -63,7 +63,7 @@ def row_distances(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def masked_logsumexp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """log sum exp over the entries admitted by `mask`; hugely negative, but finite, where there are none."""
+    """Log sum exp over the entries admitted by `mask`; hugely negative, but finite, where there are none."""
     return torch.logsumexp(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim)
 
 

@@ -28,7 +28,9 @@ class ProxyNCA(Method):
     paper = "movshovitz2017proxynca"
     scale: float = hyper(3.0, low=1.0, high=10.0, scale="log", help="length r of embeddings and proxies")
     proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
-    denominator: str = hyper("others", choices=("others", "all"), help="proxies in the denominator: 'all' adds the own one")
+    denominator: str = hyper(
+        "others", choices=("others", "all"), help="proxies in the denominator: 'all' adds the own one"
+    )
 
     def build(self, context: Context) -> None:
         """One proxy a training class, (C, D)."""

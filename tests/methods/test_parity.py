@@ -75,7 +75,8 @@ def agree(got: tuple[float, list[Tensor]], loss: NDArray[Any], gradients: list[N
 
 
 def finite(got: tuple[float, list[Tensor]]) -> None:
-    assert math.isfinite(got[0]) and all(bool(gradient.isfinite().all()) for gradient in got[1])
+    assert math.isfinite(got[0])
+    assert all(bool(gradient.isfinite().all()) for gradient in got[1])
 
 
 def compare(case: Case, tag: str, run: Callable[[str], tuple[float, list[Tensor]]], names: list[str]) -> None:

@@ -31,7 +31,9 @@ def batch(embeddings: Tensor, labels: Tensor) -> Batch:
     return Batch(embeddings, embeddings, embeddings.detach(), labels, torch.arange(len(labels)), 0)
 
 
-def loss_and_gradients(built: Method, embeddings: Any, labels: Any, normalize: bool = False) -> tuple[float, list[Tensor]]:
+def loss_and_gradients(
+    built: Method, embeddings: Any, labels: Any, normalize: bool = False
+) -> tuple[float, list[Tensor]]:
     """Value, then the gradients with respect to the embeddings and to the method's own parameters."""
     leaf = torch.as_tensor(np.asarray(embeddings)).clone().requires_grad_()
     given = torch.nn.functional.normalize(leaf) if normalize else leaf
