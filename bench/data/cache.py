@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import home
+from bench import home, machine
 from bench.data import seal
 from bench.data.dataset import Dataset, Labels
 from bench.data.decode import decode, pixels
@@ -174,10 +174,6 @@ def _decode_all(
 
 def _decoded(files: Sequence[Path], resize: int, channels: int) -> Iterator[NDArray[np.uint8]]:
     # Threads, not processes: Pillow decodes and resizes without holding the interpreter lock.
-    with ThreadPoolExecutor(_cpus()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for first in range(0, len(files), _BLOCK):
             yield from pool.map(partial(decode, resize=resize, channels=channels), files[first : first + _BLOCK])
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
