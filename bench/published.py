@@ -210,9 +210,7 @@ def compare(
             reasons += _differences(row, setting)
             tolerance = max(TOLERANCE, cell.half_width or 0.0, row.spread or 0.0)
             difference = cell.mean - row.value
-            found.append(
-                Comparison(row, cell, _verdict(difference, tolerance), difference, tolerance, tuple(reasons))
-            )
+            found.append(Comparison(row, cell, _verdict(difference, tolerance), difference, tolerance, tuple(reasons)))
     return found
 
 
@@ -223,9 +221,7 @@ def _verdict(difference: float, tolerance: float) -> Verdict:
     return "lower" if difference < 0 else "higher"
 
 
-def _rows_of(
-    published: Published, dataset: str, method: str, paper: str | None
-) -> list[tuple[PublishedRow, str]]:
+def _rows_of(published: Published, dataset: str, method: str, paper: str | None) -> list[tuple[PublishedRow, str]]:
     """Rows of a method with their caveats: by the alias table, else by name, else by the paper's only method."""
     rows = published.of(dataset)
     aliases = _ALIASES.get(method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,13 @@ def test_precision_at_1_is_recall_at_1_and_other_metrics_are_not_measured() -> N
     assert one(replace(ROW, metric="recall_at_16"), Interval(0.80, 0.001, 5)).verdict == "not measured"
 
 
+@cache
+def committed() -> Published:
+    return load(FOLDER)
+
+
 def names(method: str, paper: str | None = None, dataset: str = "cars196") -> set[tuple[str, str]]:
-    found = compare(load(FOLDER), dataset, method, paper, {}, SETTING)
+    found = compare(committed(), dataset, method, paper, {}, SETTING)
     return {(comparison.row.method, comparison.row.variant) for comparison in found}
 
 
@@ -118,7 +124,7 @@ def test_unknown_methods_match_by_name_then_by_their_papers_only_method() -> Non
 
 
 def test_partial_subset_and_unknown_sets_are_refused_with_the_reason() -> None:
-    numbers = load(FOLDER)
+    numbers = committed()
     assert refusal(FACTS, numbers) is None
     partial = refusal(FACTS.model_copy(update={"partial": "partial (98 of 196 classes)"}), numbers)
     assert partial is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bench.errors import UsageError
@@ -76,12 +77,13 @@ def _targets(formats: list[str], out: Path) -> dict[str, Path]:
 
 
 def _write(path: Path, content: str) -> None:
+    """Put a whole file in place in one rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(content, "utf-8", newline="\n")
         os.replace(temporary, path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise UsageError(f"{path} cannot be written ({error}). Name another place with --out.") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -89,9 +89,7 @@ class ImageBank:
         return self._known[digest]
 
 
-def build_gallery(
-    section: Section, store: Store, bank: ImageBank, budget: int, problems: list[str]
-) -> Gallery | None:
+def build_gallery(section: Section, store: Store, bank: ImageBank, budget: int, problems: list[str]) -> Gallery | None:
     """The gallery of a section within a budget of bytes; None if no run kept examples.
 
     Files that cannot be read, and runs that show other queries than the first method, are left out and

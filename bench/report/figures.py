@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 from bench.report import tables, text
 from bench.report.sections import Row, Section
-from bench.statistics import mean_interval
+from bench.statistics import Interval, mean_interval
 
 COLOURS = 8
+BASELINE_STYLE = -1
 _LABEL_STEP = 15.0
+_ROW_HEIGHT = 30.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ class _Scale:
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 2)
 
 
-def styles(labels: Sequence[str]) -> dict[str, int]:
-    """One style number a method, the same in every figure of a page."""
-    return {label: n for n, label in enumerate(sorted(set(labels)))}
+def styles(sections: Sequence[Section]) -> dict[str, int]:
+    """One style number a method, the same in every figure of a page; all baselines share one."""
+    trained = sorted({row.label for section in sections for row in section.trained})
+    baselines = {row.label for section in sections for row in section.baselines}
+    return dict.fromkeys(baselines, BASELINE_STYLE) | {label: n for n, label in enumerate(trained)}
 
 
 def curves(section: Section, style: Mapping[str, int]) -> list[Chart]:
@@ -125,8 +129,8 @@ def _curve_chart(
     rows: list[Row],
     per_row: dict[str, dict[str, list[tuple[int, float]]]],
 ) -> Chart:
-    width, height, left, top, right, bottom = 580.0, 360.0, 52.0, 16.0, 430.0, 312.0
     references = {} if side == "validation" else _baseline_values(section)
+    width, height, left, top, right, bottom = _frame(len(rows) + len(references))
     points = [point for row in rows for line in per_row[row.anchor].values() for point in line]
     x = _Scale(0, max(step for step, _ in points), left, right)
     y_range = _padded([value for _, value in points] + list(references.values()))
@@ -135,9 +139,7 @@ def _curve_chart(
     for row in rows:
         lines = list(per_row[row.anchor].values())
         mean = _mean_line(lines)
-        dots = tuple(
-            Dot(x(step), y(value), f"{row.label}, step {step}: {text.percent(value)}") for step, value in mean
-        )
+        dots = tuple(Dot(x(step), y(value), f"{row.label}, step {step}: {text.percent(value)}") for step, value in mean)
         tie_x, tie_y = (dots[-1].x, dots[-1].y) if dots else (x(lines[0][-1][0]), y(lines[0][-1][1]))
         series.append(
             Series(
@@ -162,38 +164,61 @@ def _curve_chart(
 
 
 def seed_scatter(section: Section, style: Mapping[str, int]) -> Chart | None:
-    """One dot a seed, one line a method, with mean and interval; None without finished runs."""
-    rows = [row for row in (*section.trained, *section.baselines) if row.values(section.headline, section.metric)]
+    """One dot a seed, one line a method, with mean and interval; None without finished runs.
+
+    Baselines far below the trained methods are named in the description: on the axis they would
+    squeeze everything else together.
+    """
+    found = {row.anchor: row.values(section.headline, section.metric) for row in section.rows}
+    spans = {row.anchor: tables.interval(row, section, section.headline, section.metric) for row in section.rows}
+    rows, outside = _on_axis(section, spans)
     if not rows:
         return None
-    width, left, right, top = 580.0, 175.0, 560.0, 12.0
-    bottom = top + 30.0 * len(rows)
-    found = {row.anchor: row.values(section.headline, section.metric) for row in rows}
-    spans = [tables.interval(row, section, section.headline, section.metric) for row in rows]
-    ends = [end for span in spans if span for end in (span.low, span.high)]
-    x_range = _padded([value for values in found.values() for value in values.values()] + ends)
+    width, left, right, top = 600.0, 175.0, 580.0, 12.0
+    bottom = top + _ROW_HEIGHT * len(rows)
+    ends = [end for row in rows if (span := spans[row.anchor]) for end in (span.low, span.high)]
+    x_range = _padded([value for row in rows for value in found[row.anchor].values()] + ends)
     x = _Scale(*x_range, left, right)
-    series = []
-    for place, (row, span) in enumerate(zip(rows, spans, strict=True)):
-        at = top + 30.0 * place + 15
-        dots = tuple(
-            Dot(x(value), at, f"{row.label}, seed {seed}: {text.percent(value)}")
-            for seed, value in found[row.anchor].items()
-        )
-        assert span is not None  # rows without values were left out above
-        tip = f"{row.label}: {text.percent(span.mean)} {text.plus_minus(span)} (n = {span.n})"
-        bars = ((x(span.low), at, x(span.high), at),) if span.half_width else ()
-        series.append(
-            Series(
-                row.label, style[row.label], dots=dots, centres=(Dot(x(span.mean), at, tip),), bars=bars,
-                label_x=left - 12, label_y=at, is_baseline=row.is_baseline,
-            )
-        )  # fmt: skip
+    series = tuple(
+        _seed_row(row, span, found[row.anchor], style[row.label], x, top + _ROW_HEIGHT * (place + 0.5))
+        for place, row in enumerate(rows)
+        if (span := spans[row.anchor])
+    )
     metric = text.metric_label(section.metric)
+    description = f"{metric} of every seed, with mean and interval of each method."
+    if outside:
+        description += f" Further left: {text.listed(outside)}."
     return Chart(
-        "Seeds", f"{metric} of every seed, with mean and interval of each method.", width, bottom + 46, left, top,
-        right, bottom, f"{metric}, percent", "", _ticks(x, 6, _percent_tick(x_range)), (), tuple(series),
+        "Seeds", description, width, bottom + 46, left, top, right, bottom, f"{metric}, percent", "",
+        _ticks(x, 6, _percent_tick(x_range)), (), series,
     )  # fmt: skip
+
+
+def _on_axis(section: Section, spans: Mapping[str, Interval | None]) -> tuple[list[Row], list[str]]:
+    """Rows to draw, and the baselines that lie too far below them, with their means."""
+    trained = [row for row in section.trained if spans[row.anchor]]
+    baselines = [row for row in section.baselines if spans[row.anchor]]
+    if not trained:
+        return baselines, []
+    means = [span.mean for row in trained if (span := spans[row.anchor])]
+    floor = min(means) - max(max(means) - min(means), 0.02)
+    far = [(row, span.mean) for row in baselines if (span := spans[row.anchor]) and span.mean < floor]
+    near = [row for row in baselines if row not in [row for row, _ in far]]
+    return trained + near, [f"{row.label} {text.percent(mean)}" for row, mean in far]
+
+
+def _seed_row(row: Row, span: Interval, values: Mapping[int, float], style: int, x: _Scale, at: float) -> Series:
+    tip = f"{row.label}: {text.percent(span.mean)} {text.plus_minus(span)} (n = {span.n})"
+    return Series(
+        row.label,
+        style,
+        dots=tuple(Dot(x(v), at, f"{row.label}, seed {seed}: {text.percent(v)}") for seed, v in values.items()),
+        centres=(Dot(x(span.mean), at, tip),),
+        bars=((x(span.low), at, x(span.high), at),) if span.half_width else (),
+        label_x=x.start - 12,
+        label_y=at,
+        is_baseline=row.is_baseline,
+    )
 
 
 def cost_scatter(section: Section, style: Mapping[str, int]) -> Chart | None:
@@ -203,7 +228,7 @@ def cost_scatter(section: Section, style: Mapping[str, int]) -> Chart | None:
     rows = [row for row in section.trained if cost[row.anchor] and spans[row.anchor]]
     if len(rows) < 2:
         return None
-    width, height, left, top, right, bottom = 580.0, 360.0, 52.0, 16.0, 430.0, 312.0
+    width, height, left, top, right, bottom = _frame(len(rows))
     seconds = [cost[row.anchor] for row in rows]
     logarithmic = max(seconds) > 8 * min(seconds)
     low, high = (min(seconds) / 1.3, max(seconds) * 1.3) if logarithmic else (0.0, max(seconds) * 1.08)
@@ -229,6 +254,12 @@ def cost_scatter(section: Section, style: Mapping[str, int]) -> Chart | None:
         right, bottom, "training seconds" + (" (logarithmic)" if logarithmic else ""), f"{metric}, percent",
         _ticks(x, 5, lambda value: f"{value:g}"), _ticks(y, 6, _percent_tick(y_range)), _spread(series, top, bottom),
     )  # fmt: skip
+
+
+def _frame(labels: int) -> tuple[float, float, float, float, float, float]:
+    """Width, height, left, top, right, bottom of a chart with room for that many labels at its right."""
+    height = max(360.0, _LABEL_STEP * (labels + 1) + 64)
+    return 600.0, height, 60.0, 16.0, 430.0, height - 48
 
 
 def _baseline_values(section: Section) -> dict[str, float]:

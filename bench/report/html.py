@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from bench.report import text
-from bench.report.figures import COLOURS
+from bench.report.figures import BASELINE_STYLE, COLOURS
 from bench.report.model import Report
 
 _MARKERS = (
@@ -18,6 +18,7 @@ _MARKERS = (
     "M0 4.8L4.6-3.4H-4.6Z",  # triangle, point down
 )
 _DASHES = ("none", "7 4", "2 3")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 
 def write(report: Report) -> str:
@@ -50,11 +51,13 @@ def _template(name: str) -> str:
 
 def _printable(value: Any) -> Any:
     """Text without control characters, which a traceback may hold and no page may."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]", "\ufffd", value) if type(value) is str else value
+    return _CONTROL.sub("\ufffd", value) if type(value) is str else value
 
 
 def _style_of(number: int) -> dict[str, Any]:
     """Colour class, marker and dash pattern of a style number."""
+    if number == BASELINE_STYLE:
+        return {"colour": "neutral", "marker": 0, "dash": "none"}
     return {
         "colour": f"k{number % COLOURS}",
         "marker": number % len(_MARKERS),

@@ -1,4 +1,4 @@
-"""The tables of a report for LaTeX with booktabs; \\input the file after \\usepackage{booktabs}."""
+"""The tables of a report for LaTeX with booktabs, as a file to input into a paper."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _SPECIAL = {
 
 
 def write(report: Report) -> str:
-    """Results, selection gap and cost of every section; a comment above each names its facts and hashes."""
+    """Results, selection gap, cost and failures of every section; a comment above names its facts and hashes."""
     lines = ["% needs \\usepackage{booktabs} and, for quotation marks in names, \\usepackage[T1]{fontenc}"]
     lines.append(f"% newest record: {_comment(report.newest)}")
     lines += [f"% warning: {_comment(problem)}" for problem in report.problems]
     for view in report.views:
         lines += ["", f"% {_comment(view.title)}"]
         lines += [f"%   {_comment(label)}: {_comment(value)}" for label, value in view.facts]
-        for table in (view.results, view.gap, view.cost, view.failures, *view.published):
+        for table in (view.results, view.gap, view.cost, view.failures):
             if table is not None:
                 lines += ["", *_table(table, view)]
     return "\n".join(lines) + "\n"
 
 
 def _table(table: Table, view: View) -> list[str]:
-    kinds = "".join("r" if column.numeric else "l" for column in table.columns)
+    kinds = "l" + "".join("r" if column.numeric else r"p{4cm}" for column in table.columns[1:])
     markers = "".join(f" [{badge.text}]" for badge in view.badges if badge.warns)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(view.title + markers + ': ' + table.title)}}}"]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]

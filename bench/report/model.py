@@ -93,7 +93,7 @@ def build_report(store: Store, published: Published) -> Report:
             f"--dataset glyphs --results {store.root}` first, or name another folder with --results.{unreadable}"
         )
     sections = build_sections(records)
-    styles = figures.styles([row.label for section in sections for row in section.rows])
+    styles = figures.styles(sections)
     bank, problems = examples.ImageBank(), list(store.problems)
     with_examples = [s for s in sections if any("examples" in r.artefacts for r in s.records)]
     budget = examples.PAGE_BUDGET // max(1, len(with_examples))
@@ -183,8 +183,9 @@ def _facts(section: Section) -> Iterable[tuple[str, str]]:
         else f"best {text.metric_label(selection['metric'])} on {selection['split']}"
     )  # fmt: skip
     named = sorted(protocol["seeds"])
-    yield "Seeds", text.listed(section.seeds) + (
-        "" if section.seeds == named else f" (the protocol names {text.listed(named)})"
+    yield (
+        "Seeds",
+        text.listed(section.seeds) + ("" if section.seeds == named else f" (the protocol names {text.listed(named)})"),
     )
     folds = protocol["folds"]
     yield "Folds", "none" if folds is None else f"{text.listed(section.folds)} of {folds['count']}, {folds['rule']}"

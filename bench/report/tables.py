@@ -71,14 +71,15 @@ def results_table(section: Section) -> Table:
     """The main table: one row a method, one column a metric, the protocol's own checkpoint."""
     rankings = {metric: ranking(section, section.headline, metric) for metric in section.metrics}
     optimistic = section.headline == "best_test"
-    columns = [Column("Method", numeric=False), Column("Runs")]
+    columns = [Column("Method", numeric=False), Column("Runs"), Column("n")]
     columns += [Column(text.metric_label(m), key=m == section.metric, optimistic=optimistic) for m in section.metrics]
-    columns.append(Column("Departs from the protocol's default path", numeric=False))
+    columns.append(Column("Beyond its loss", numeric=False))
 
     def line(row: Row) -> tuple[Cell, ...]:
         cells = [_result_cell(row, section, metric, rankings[metric]) for metric in section.metrics]
+        seeds = Cell(str(len(row.values(section.headline, section.metric))))
         departures = Cell("; ".join(row.facts.departures) or "—", mark="" if row.facts.departures else "weak")
-        return (_name(row), _progress(row), *cells, departures)
+        return (_name(row), _progress(row), seeds, *cells, departures)
 
     return Table("results", "Results", tuple(columns), _bands(section, line), tuple(_result_notes(section, rankings)))
 
@@ -301,8 +302,8 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
         yield "Checkpoint: the last step; nothing is selected."
     folds = " A seed's value is the mean over its folds." if len(section.folds) > 1 else ""
     yield (
-        f"Percent. Mean over seeds ± half the {level} interval (Student t, n − 1 degrees of freedom); n is the number "
-        f"of seeds, in each number's tooltip.{folds} Sorted by {text.metric_label(section.metric)}."
+        f"Percent. Mean over n seeds ± half the {level} interval (Student t, n − 1 degrees of freedom).{folds} "
+        f"Sorted by {text.metric_label(section.metric)}."
     )
     most = max((len(row.values(section.headline, section.metric)) for row in section.rows), default=0)
     if most < 2:

@@ -59,7 +59,7 @@ def spec(method: str, seed: int, made: Protocol, data: DatasetFacts, **changes: 
 def record(
     of: RunSpec, made: Protocol, data: DatasetFacts, level: float, *, trains: bool = True, **changes: Any
 ) -> Record:
-    """A finished run whose MAP@R is `level` on the validation checkpoint, less on the last, more on the best on test."""
+    """A finished run with MAP@R `level` for best on validation, 0.01 less for last, 0.015 more for best on test."""
     rng = np.random.default_rng([of.seed, *of.method.encode()])
 
     def metrics(shift: float) -> dict[str, float]:
