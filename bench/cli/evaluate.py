@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ bool: these rows then search the others, otherwise every row searches all other 
 with numpy.savez("mine.npz", embeddings=..., labels=...). Rows are compared by Euclidean distance as
 they are: normalise them first if they are meant to be compared by cosine.
 """
+
+_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,7 +93,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UsageError(f"--embeddings {path}: there is no such file.")
     try:
         file = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as .npz: {error}") from None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise DataError(f"{path} is a single array, not an .npz file with arrays 'embeddings' and 'labels'.")
@@ -102,12 +106,9 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _array(path: Path, file: Any, name: str) -> NDArray[Any]:
-    import zipfile
-    import zlib
-
     try:
         return file[name]  # type: ignore[no-any-return]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: array '{name}' cannot be read: {error}. Save numbers (or strings as labels), not Python objects."
         ) from None
