@@ -81,7 +81,7 @@ def test_crop_statistics_follow_the_definition() -> None:
     small = share < 0.4  # any aspect ratio fits: the area is uniform and so is the place
     quantiles = np.quantile(share[small], [0.25, 0.5, 0.75])
     np.testing.assert_allclose(quantiles, [0.25, 0.3, 0.35], atol=6e-3)
-    np.testing.assert_allclose((top / (400 - height))[small].mean(), 0.5, atol=0.02)
+    np.testing.assert_allclose((top[small] / (400 - height[small])).mean(), 0.5, atol=0.02)
 
 
 def test_crop_statistics_equal_torchvisions() -> None:
