@@ -42,7 +42,7 @@ def test_include_takes_files_and_folders_and_skips_private_files(tmp_path: Path)
     (tmp_path / "many" / "_shared.py").write_text("raise RuntimeError('not a method')")
     found = registry.methods([one, tmp_path / "many", one])
     assert {"one", "two", "margin"} <= set(found)
-    assert found["one"].cls(**{}).name == "one"
+    assert found["one"].cls().name == "one"
     assert sys.modules[found["one"].cls.__module__].Mine is found["one"].cls
 
 
@@ -130,13 +130,16 @@ def test_entry_points_are_the_last_source(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["plugged"].path.endswith("plugged_in.py")
     assert found["margin"].path.endswith("methods/margin.py")
     points.write_text("[bench.methods]\nc = not_a_method:thing\n")
-    with pytest.raises(UsageError, match="entry point 'c = not_a_method:thing'.*neither a module nor a subclass"):
+    with pytest.raises(UsageError, match=r"entry point 'c = not_a_method:thing'.*neither a module nor a subclass"):
         registry.methods()
 
 
 def test_hash_is_over_code_only() -> None:
     plain = "class A:\n    def f(self):\n        return 1\n"
-    documented = '"""Module."""\nclass A:  # why\n    """Class."""\n\n    def f(self):\n        """Method."""\n        return (1)\n'
+    documented = (
+        '"""Module."""\nclass A:  # why\n    """Class."""\n\n'
+        '    def f(self):\n        """Method."""\n        return (1)\n'
+    )
     assert registry.code_hash(plain) == registry.code_hash(documented)
     assert registry.code_hash(plain) != registry.code_hash(plain.replace("1", "2"))
     assert registry.code_hash('def f():\n    """Only this."""') == registry.code_hash("def f():\n    pass")

@@ -84,7 +84,8 @@ BROKEN = {
     "root_of_zero": (
         "nasty batches",
         "not finite",
-        "def loss(self, batch): return pairs.squared_distances(batch.embeddings).sqrt().mean()",
+        "def loss(self, batch):\n"
+        "        return (batch.embeddings[::2] - batch.embeddings[1::2]).square().sum(1).sqrt().mean()",
     ),
     "mean_of_nothing": (
         "nasty batches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,15 @@ from bench import registry
 from bench.method import Batch, Context, Method
 
 
+@cache
+def _class(name: str) -> type[Method]:
+    return registry.get(name).cls
+
+
 def method(name: str, classes: int = 8, size: int = 16, **values: Any) -> Method:
     """A shipped method, built, its own random numbers fixed."""
     torch.manual_seed(0)
-    built = registry.get(name).cls(**values)
+    built = _class(name)(**values)
     built.build(context(classes, size))
     return built
 
