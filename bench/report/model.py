@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from bench.errors import UsageError
 from bench.published import Published
-from bench.record import Record
-from bench.report import examples, figures, tables, text
+from bench.record import SCHEMA_VERSION, Record
+from bench.report import comparisons, examples, figures, tables, text
 from bench.report.environments import environment_table
 from bench.report.sections import Row, Section, build_sections
 from bench.report.tables import Band, Cell, Column, Table
@@ -85,16 +85,24 @@ def build_report(store: Store, published: Published) -> Report:
     Raises:
         UsageError: the store holds no record.
     """
-    records = store.records()
+    found = store.records()
+    records = [record for record in found if record.schema_version == SCHEMA_VERSION]
+    problems = list(store.problems)
+    problems += [
+        f"{store.folder(record)}: record of schema version {record.schema_version}, this bench reads {SCHEMA_VERSION}: "
+        "left out"
+        for record in found
+        if record.schema_version != SCHEMA_VERSION
+    ]
     if not records:
-        unreadable = "".join(f"\n  {problem}" for problem in store.problems)
+        unreadable = "".join(f"\n  {problem}" for problem in problems)
         raise UsageError(
             f"no readable record under {store.root / 'runs'}: nothing to report. Run `make bench` or `bench run "
             f"--dataset glyphs --results {store.root}` first, or name another folder with --results.{unreadable}"
         )
     sections = build_sections(records)
     styles = figures.styles(sections)
-    bank, problems = examples.ImageBank(), list(store.problems)
+    bank = examples.ImageBank()
     with_examples = [s for s in sections if any("examples" in r.artefacts for r in s.records)]
     budget = examples.PAGE_BUDGET // max(1, len(with_examples))
     views = tuple(_view(section, store, published, styles, bank, budget, problems) for section in sections)
@@ -120,7 +128,7 @@ def _view(
     budget: int,
     problems: list[str],
 ) -> View:
-    sentence, published_tables = tables.published_tables(section, published)
+    sentence, published_tables = comparisons.published_tables(section, published)
     has_results = any(row.done for row in section.rows)
     return View(
         section=section,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.published import VERDICTS, Comparison, Published, Setting, compare, refusal
 from bench.record import Record
 from bench.report import text
 from bench.report.sections import Row, Section
@@ -155,79 +154,6 @@ def failures_table(section: Section) -> Table | None:
     columns = tuple(Column(label, numeric=False) for label in ("Method", "State", "Run", "Reason"))
     notes = ("A method with failed runs keeps its row, but takes no part in the marks: its mean leaves them out.",)
     return Table("failures", "Runs without a result", columns, (Band("", tuple(lines)),), notes)
-
-
-def published_tables(section: Section, published: Published) -> tuple[str, list[Table]]:
-    """A sentence on what is comparable, and one table a method; no table where nothing may be compared."""
-    if not section.is_known:
-        return "No run got far enough to tell whether the data set is complete: nothing is compared.", []
-    reason = refusal(section.dataset, published)
-    if reason is not None:
-        return f"{reason} None is printed here.", []
-    tables, matched = [], 0
-    for row in (row for row in section.rows if row.done):
-        measured = {metric: interval(row, section, section.headline, metric) for metric in section.metrics}
-        present = {metric: cell for metric, cell in measured.items() if cell is not None}
-        found = compare(
-            published, section.dataset_name, row.facts.name, row.facts.paper, present, _setting(section, row)
-        )
-        if found:
-            matched += len(found)
-            tables.append(_published_table(row, found, published))
-    total = len(published.of(section.dataset_name))
-    sentence = (
-        f"{text.plural(matched, 'published number')} of {text.count(total)} on file for {section.dataset.title} belong "
-        "to the methods measured here. A verdict compares two numbers: 'reproduced' when they differ by at most the "
-        "tolerance (the largest of one point, half the measured interval and the published spread). The differences "
-        "of setting beside it say how much it means."
-    )
-    return sentence, tables
-
-
-def _published_table(row: Row, found: list[Comparison], published: Published) -> Table:
-    counts = {v: sum(1 for c in found if c.verdict == v) for v in VERDICTS}
-    summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-    columns = (
-        Column("Metric", numeric=False), Column("Published"), Column("Measured"), Column("Difference, points"),
-        Column("Tolerance"), Column("Verdict", numeric=False), Column("Differences of setting", numeric=False),
-        Column("Source", numeric=False),
-    )  # fmt: skip
-    order = {metric: n for n, metric in enumerate(text.metric_order(c.row.metric for c in found))}
-    found = sorted(found, key=lambda c: (VERDICTS.index(c.verdict), order[c.row.metric], -c.row.value, c.row.paper))
-    lines = tuple(_published_line(row, comparison, published) for comparison in found)
-    return Table("published", f"{row.label}: {summary}", columns, (Band("", lines),))
-
-
-def _published_line(row: Row, comparison: Comparison, published: Published) -> tuple[Cell, ...]:
-    there, here = comparison.row, comparison.measured
-    spread = "" if there.spread is None else f"± {text.percent(there.spread)}"
-    name = there.method + (f", {there.variant}" if there.variant else "")
-    title = published.titles.get(there.paper) or there.paper
-    origin = " ".join(part for part in (title, there.venue, there.year) if part)
-    nothing = Cell("—", mark="weak")
-    return (
-        Cell(text.metric_label(there.metric)),
-        Cell(text.percent(there.value), spread, tip=f"{name}; {there.protocol}"),
-        nothing if here is None else Cell(text.percent(here.mean), text.plus_minus(here), runs=row.anchor),
-        nothing if comparison.difference is None else Cell(text.points(comparison.difference)),
-        nothing if comparison.tolerance is None else Cell(text.percent(comparison.tolerance)),
-        Cell(comparison.verdict, mark="" if comparison.verdict in VERDICTS[:3] else "weak"),
-        Cell("; ".join(comparison.differences) or "none found"),
-        Cell(f"{name}: {origin}", tip=f"read in {there.seen_in}. {there.note}".strip()),
-    )
-
-
-def _setting(section: Section, row: Row) -> Setting:
-    protocol = section.protocol
-    return Setting(
-        trunk=protocol["trunk"]["name"],
-        trunk_frozen=protocol["trunk"]["frozen"],
-        embedding_size=row.facts.embedding_size,
-        crop=protocol["images"]["crop"],
-        selection=protocol["selection"]["split"],
-        validation_held_out=protocol["folds"] is not None,
-        trains=row.facts.trains,
-    )
 
 
 def _bands(section: Section, line: Callable[[Row], tuple[Cell, ...]]) -> tuple[Band, ...]:

@@ -9,6 +9,7 @@ import pytest
 
 from bench import published
 from bench.record import Record
+from bench.report import text
 from bench.statistics import mean_interval
 from bench.store import Store
 from tests.report import builders as b
@@ -154,6 +155,14 @@ def test_unreadable_records_are_named(store: Store) -> None:
     assert "margin/broken/record.json" in page.words(warning)
 
 
+def test_records_of_another_schema_are_named_and_left_out(store: Store) -> None:
+    later = b.record(b.spec("margin", 9, QUICK, GLYPHS), QUICK, GLYPHS, 0.9, schema_version=99)
+    store.write(later)
+    text = page.written(store)
+    assert later.run_id in text.partition("<table")[0]  # in a warning
+    assert later.run_id not in text.partition("<table")[2]
+
+
 def test_two_versions_of_a_protocol_are_apart_and_marked(store: Store) -> None:
     other = b.protocol(embedding={"size": 32})
     store.write(b.record(b.spec("margin", 0, other, GLYPHS), other, GLYPHS, 0.9))
@@ -203,13 +212,23 @@ def test_a_complete_set_shows_published_numbers_with_verdicts_and_differences(tm
     numbers = published.load(Path(__file__).parents[2] / "results" / "published")
     store, cars = Store(tmp_path), b.facts("cars196", **CARS)
     for seed, level in enumerate((0.3, 0.31)):  # Recall@1 is 0.3 above
-        store.write(b.record(b.spec("margin", seed, QUICK, cars), QUICK, cars, level))
-    (table,) = page.tables(page.parsed(page.written(store, numbers)), "published")
+        store.write(b.record(b.spec("multi_similarity", seed, QUICK, cars), QUICK, cars, level))
+    root = page.parsed(page.written(store, numbers))
+    (table,) = page.tables(root, "published")
     lines = [page.texts(line) for line in page.rows(table)]
     found = published.compare(
-        numbers, "cars196", "margin", None, {}, published.Setting("conv4", False, 64, 32, "validation", True, True)
+        numbers,
+        "cars196",
+        "multi_similarity",
+        None,
+        {},
+        published.Setting("conv4", False, 64, 32, "validation", True, True),
     )
-    assert len(lines) == len(found)
+    shown = {(line["Metric"], line["Published"].split()[0]) for line in lines}
+    assert shown == {(text.metric_label(c.row.metric), f"{100 * c.row.value:.2f}") for c in found}
+    assert len(lines) < len(found)  # several sources repeat a number
+    summary = next(page.words(e) for e in root.iter("summary") if page.words(e).startswith("multi_similarity:"))
+    assert sum(map(int, re.findall(r"\d+", summary))) == len(lines)
     recall = [line for line in lines if line["Metric"] == "Recall@1" and line["Measured"] != "—"]
     assert recall
     for line in recall:
