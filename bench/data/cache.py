@@ -156,9 +156,7 @@ def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: b
     return folder
 
 
-def _decode_all(
-    files: Sequence[Path], folder: Path, resize: int, channels: int, title: str, progress: bool
-) -> None:
+def _decode_all(files: Sequence[Path], folder: Path, resize: int, channels: int, title: str, progress: bool) -> None:
     from tqdm import tqdm
 
     sizes = np.zeros((len(files), 2), dtype=np.int32)

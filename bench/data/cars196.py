@@ -172,14 +172,14 @@ def _annotations(path: Path, name_field: str) -> list[tuple[int, str]]:
         content: dict[str, Any] = loadmat(path, squeeze_me=True)
         rows = np.atleast_1d(content["annotations"])
         found = [(int(row["class"]), str(row[name_field])) for row in rows]
-    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes scipy's parser raise
+    except Exception as error:  # whatever a damaged file makes scipy's parser raise
         raise DataError(
             f"{path}: is not a Cars196 annotation file with the fields 'class' and '{name_field}' "
             f"({type(error).__name__}: {error}). {_again(path.parent)}"
         ) from None
     for class_id, name in found:
         if not 1 <= class_id <= CLASSES:
-            raise DataError(f"{path}: class {class_id} of {name} is not an official id (1-{CLASSES}). Get the file again.")
+            raise DataError(f"{path}: class {class_id} of {name} is not an official id (1-{CLASSES}). Get it again.")
     listed = tuple(str(name) for name in np.atleast_1d(content.get("class_names", ())))
     if listed and listed != official_names():
         raise DataError(
@@ -251,7 +251,7 @@ def _agree_with_list(path: Path, folder: PurePosixPath, photos: list[_Photo]) ->
             if len(row) != 6 or not row[5].strip().isdigit():
                 raise DataError(f"{path}: line {line} is not 'file,x1,y1,x2,y2,class': {','.join(row)}. Get it again.")
             if row[0] not in in_folders:
-                raise DataError(f"{path}: line {line} lists {row[0]}, which is in no class folder. {_again(path.parent)}")
+                raise DataError(f"{path}: line {line} lists {row[0]}: it is in no class folder. {_again(path.parent)}")
             if in_folders[row[0]] != int(row[5]):
                 raise DataError(
                     f"{path}: line {line} gives {row[0]} class {row[5]}, but it lies in the folder of class "

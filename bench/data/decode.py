@@ -41,15 +41,15 @@ def decode(path: Path, resize: int | None, channels: int) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if resize is not None:
                 # JPEG decoders can decode at 1/2, 1/4, 1/8 size; twice the target keeps the antialiasing honest.
-                image.draft(None, tuple(2 * side for side in resized(image.width, image.height, resize)))
+                width, height = resized(image.width, image.height, resize)
+                image.draft(None, (2 * width, 2 * height))
             if image.mode.startswith(_WIDE_MODES):
                 raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits.")
             return pixels(image, resize, channels)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        if path.is_file() and path.stat().st_size == 0:
-            error = OSError("it is empty")
+        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else error
         raise DataError(
-            f"{path}: cannot be decoded ({error}). Fetch the file again; `bench data verify` lists all damaged files."
+            f"{path}: cannot be decoded ({reason}). Fetch the file again; `bench data verify` lists all damaged files."
         ) from None
 
 

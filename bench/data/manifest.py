@@ -20,8 +20,13 @@ def manifest_of_arrays(images: NDArray[np.uint8], labels: Labels, split: Split, 
 
 
 def manifest_of_files(
-    root: Path, files: Sequence[Path], sizes: Sequence[int], class_names: Sequence[str], labels: Labels,
-    split: Split, layout: str,
+    root: Path,
+    files: Sequence[Path],
+    sizes: Sequence[int],
+    class_names: Sequence[str],
+    labels: Labels,
+    split: Split,
+    layout: str,
 ) -> Manifest:
     """Manifest of image files; the content hash covers relative path, size in bytes, class name, label and side."""
     digest = hashlib.sha256()

@@ -92,7 +92,7 @@ def random_crops(
     aspect = np.exp(log_low + (log_high - log_low) * aspect_at)
     width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
     height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (0 < width) & (width <= full_width) & (0 < height) & (height <= full_height)
+    fits = (width > 0) & (width <= full_width) & (height > 0) & (height <= full_height)
     first = (np.arange(len(sizes)), fits.argmax(axis=1))
     box = np.where(fits.any(axis=1)[:, None], np.stack([height[first], width[first]], 1), _centred(sizes, images))
     room = sizes - box
@@ -110,9 +110,7 @@ def _centred(sizes: NDArray[np.int64], images: TrainImages) -> NDArray[np.int64]
     return np.stack([cut_height, cut_width], axis=1).astype(np.int64)
 
 
-def _resample(
-    images: NDArray[np.uint8], boxes: NDArray[np.int64], flips: NDArray[np.bool_], size: int
-) -> Tensor:
+def _resample(images: NDArray[np.uint8], boxes: NDArray[np.int64], flips: NDArray[np.bool_], size: int) -> Tensor:
     """Crop, resize and flip images (B, H, W, C) of one size by two batched products: float32 (B, C, size, size)."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32)
     rows = _weights(boxes[:, 0], boxes[:, 2], images.shape[1], size)
@@ -122,9 +120,7 @@ def _resample(
     return down @ torch.from_numpy(columns)[:, None].mT
 
 
-def _weights(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64], pixels: int, size: int
-) -> NDArray[np.float32]:
+def _weights(starts: NDArray[np.int64], lengths: NDArray[np.int64], pixels: int, size: int) -> NDArray[np.float32]:
     """Antialiased bilinear weights (B, size, pixels) that map an interval of `pixels` inputs to `size` outputs."""
     scale = lengths / size
     centres = starts[:, None] + (np.arange(size) + 0.5) * scale[:, None]

@@ -21,6 +21,7 @@ from bench.data.dataset import Dataset
 from bench.errors import DataError, SealedError
 from tests.data import photos
 
+MODES = [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("1", "png"), ("RGBA", "png")]
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +51,8 @@ def test_shorter_side_and_pixels(tmp_path: Path, width: int, height: int) -> Non
     for side in ("train", "test"):
         store = open_images(dataset, side, 24, 3, progress=False)
         rows = dataset.split.train if side == "train" else dataset.split.test
-        assert len(store) == 6 and min(store.image(0).shape[1:]) == 24
+        assert len(store) == 6
+        assert min(store.image(0).shape[1:]) == 24
         for position, row in enumerate(rows):
             assert torch.equal(store.image(position), expected(dataset.images[row], 24))
 
@@ -60,12 +62,14 @@ def test_ragged_sizes_and_grey(tmp_path: Path) -> None:
     photos.write(tmp_path / "a/0.png", 5, width=90, height=30)
     dataset = open_dataset("image_folder", tmp_path)
     store = open_images(dataset, "train", 16, 1, progress=False)
-    assert store.uniform is None and store.image(0).shape == (1, 16, 48) and store.image(1).shape == (1, 16, 22)
+    assert store.uniform is None
+    assert store.image(0).shape == (1, 16, 48)
+    assert store.image(1).shape == (1, 16, 22)
     grey = Image.open(dataset.images[0]).convert("L").resize((48, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(store.image(0)[0].numpy(), np.asarray(grey))
 
 
-@pytest.mark.parametrize(("mode", "suffix"), [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("1", "png"), ("RGBA", "png")])
+@pytest.mark.parametrize(("mode", "suffix"), MODES)
 def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     make(tmp_path)
     (tmp_path / "a/0.png").unlink()
@@ -80,7 +84,8 @@ def test_large_jpeg_is_decoded_reduced_but_looks_the_same(tmp_path: Path) -> Non
     path = photos.write(tmp_path / "a/0.jpg", 1, width=800, height=600)
     store = open_images(open_dataset("image_folder", tmp_path), "train", 32, 3, progress=False)
     difference = store.image(0).float() - expected(path, 32).float()
-    assert difference.shape == (3, 32, 42) and difference.abs().mean() < 1.5
+    assert difference.shape == (3, 32, 42)
+    assert difference.abs().mean() < 1.5
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "gone", "deep"])
@@ -131,7 +136,8 @@ def test_arrays_need_no_disk(tmp_path: Path, fresh_cache: Path) -> None:
     store = open_images(glyphs, "test", 32, 1)
     np.testing.assert_array_equal(store.image(7)[0].numpy(), glyphs.images[glyphs.split.test[7]])
     rgb = open_images(open_dataset("digits", tmp_path), "train", 32, 3)
-    assert rgb.image(0).shape == (3, 32, 32) and torch.equal(rgb.image(0)[0], rgb.image(0)[2])
+    assert rgb.image(0).shape == (3, 32, 32)
+    assert torch.equal(rgb.image(0)[0], rgb.image(0)[2])
     assert not fresh_cache.exists()
 
 
@@ -140,7 +146,7 @@ def test_test_side_is_sealed(tmp_path: Path) -> None:
     prepare_images(dataset, 16, 3, progress=False)
     with seal.sealed("some-run"):
         assert len(open_images(dataset, "train", 16, 3)) == 6
-        with pytest.raises(SealedError, match="some-run"):
+        with pytest.raises(SealedError, match=r"some-run"):
             open_images(dataset, "test", 16, 3)
         with pytest.raises(SealedError):
             prepare_images(dataset, 16, 3)
@@ -160,7 +166,7 @@ def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     real = open
     monkeypatch.setattr("builtins.open", lambda file, *rest, **more: real(
         "/dev/full" if str(file).endswith("pixels.bin") else file, *rest, **more))  # fmt: skip
-    with pytest.raises(DataError, match="disk is full.*BENCH_CACHE"):
+    with pytest.raises(DataError, match=r"disk is full.*BENCH_CACHE"):
         prepare_images(make(tmp_path / "data"), 16, 3, progress=False)
 
 

@@ -21,29 +21,36 @@ def test_counts_are_those_of_the_release() -> None:
     assert (found.train_classes, found.train_images) == (305, 3_934)
     assert (found.test_classes, found.test_images) == (304, 3_736)
     assert found.content == "6f7dd011bf6b4a2b3688349fa2bf23e58b3700e8589981b7699ac7a67132017d"
-    assert GLYPHS.images.shape == (7_670, 32, 32) and GLYPHS.images.dtype == np.uint8
-    assert GLYPHS.partial is None and GLYPHS.default_protocol == "quick"
+    assert GLYPHS.images.shape == (7_670, 32, 32)
+    assert GLYPHS.images.dtype == np.uint8
+    assert GLYPHS.partial is None
+    assert GLYPHS.default_protocol == "quick"
 
 
 def test_split_is_disjoint_whole_and_keeps_look_alikes_on_one_side() -> None:
     train, test = set(GLYPHS.labels[GLYPHS.split.train]), set(GLYPHS.labels[GLYPHS.split.test])
-    assert not train & test and len(train | test) == 609
+    assert not train & test
+    assert len(train | test) == 609
     assert len(np.union1d(GLYPHS.split.train, GLYPHS.split.test)) == 7_670
     groups = GLYPHS.class_groups
-    assert groups is not None and len(np.unique(groups)) == 439
+    assert groups is not None
+    assert len(np.unique(groups)) == 439
     assert not set(groups[sorted(train)]) & set(groups[sorted(test)])
 
 
 def test_every_class_has_8_to_21_faces_each_once_and_one_script() -> None:
     faces, scripts = GLYPHS.nuisance, GLYPHS.superlabels
-    assert faces is not None and scripts is not None
+    assert faces is not None
+    assert scripts is not None
     sizes = np.bincount(GLYPHS.labels)
-    assert sizes.min() == 8 and sizes.max() == 21
+    assert sizes.min() == 8
+    assert sizes.max() == 21
     assert len(np.unique(np.stack([GLYPHS.labels, faces]), axis=1).T) == 7_670
     assert all(len(np.unique(scripts[GLYPHS.labels == label])) == 1 for label in range(609))
     assert GLYPHS.superclass_names == ("ARMENIAN", "CYRILLIC", "DIGIT", "GEORGIAN", "GREEK", "LAO", "LATIN")
     assert set(faces) == set(range(len(glyphs.FACES)))
-    assert chr(GLYPHS.class_ids[0]) == "0" and GLYPHS.class_names[0] == "0 DIGIT ZERO"
+    assert chr(GLYPHS.class_ids[0]) == "0"
+    assert GLYPHS.class_names[0] == "0 DIGIT ZERO"
 
 
 def test_no_two_images_have_the_same_pixels() -> None:
@@ -53,7 +60,8 @@ def test_no_two_images_have_the_same_pixels() -> None:
 def test_font_licences_travel_with_the_images() -> None:
     texts = {path.stem: path.read_text() for path in (glyphs.FOLDER / "LICENSES").glob("*.txt")}
     assert set(texts) == {"DejaVu", "STIX", "BaKoMa"}
-    assert "Bitstream" in texts["DejaVu"] and "SIL OPEN FONT LICENSE" in texts["STIX"]
+    assert "Bitstream" in texts["DejaVu"]
+    assert "SIL OPEN FONT LICENSE" in texts["STIX"]
     assert "Permission to copy and distribute these fonts" in texts["BaKoMa"]
 
 
@@ -62,10 +70,10 @@ def test_changed_or_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(glyphs, "FOLDER", tmp_path / "glyphs")
     sheet = tmp_path / "glyphs" / "images.png"
     sheet.write_bytes(sheet.read_bytes()[:-1])
-    with pytest.raises(DataError, match="images.png is not the released file"):
+    with pytest.raises(DataError, match=r"images.png is not the released file"):
         open_dataset("glyphs", tmp_path)
     sheet.unlink()
-    with pytest.raises(DataError, match="images.png cannot be read"):
+    with pytest.raises(DataError, match=r"images.png cannot be read"):
         open_dataset("glyphs", tmp_path)
 
 
@@ -90,7 +98,8 @@ def test_rendering_again_gives_nearly_the_same_images() -> None:
 
 def test_digits() -> None:
     digits = open_dataset("digits", Path("unused"))
-    assert digits.images.shape == (1_797, 8, 8) and digits.images.max() == 255
+    assert digits.images.shape == (1_797, 8, 8)
+    assert digits.images.max() == 255
     assert set(digits.labels[digits.split.train]) == {0, 1, 2, 3, 4}
     assert set(digits.labels[digits.split.test]) == {5, 6, 7, 8, 9}
     assert digits.default_protocol == "ci"

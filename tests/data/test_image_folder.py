@@ -33,8 +33,10 @@ def test_classes_in_natural_order_are_halved(tmp_path: Path) -> None:
     (tmp_path / "image_folder/.hidden").mkdir()
     found = open_dataset("image_folder", tmp_path)
     assert found.class_names == ("Class1", "class2", "class3", "class10", "class20")
-    assert set(found.labels[found.split.train]) == {0, 1, 2} and set(found.labels[found.split.test]) == {3, 4}
-    assert found.manifest.images == 10 and found.partial is None
+    assert set(found.labels[found.split.train]) == {0, 1, 2}
+    assert set(found.labels[found.split.test]) == {3, 4}
+    assert found.manifest.images == 10
+    assert found.partial is None
     assert any("empty" in note for note in found.notes)
 
 
@@ -50,15 +52,20 @@ def test_csv_with_superlabels_and_split(tmp_path: Path) -> None:
         [("x1", "train"), ("x1", "train"), ("y2", "query"), ("y2", "gallery"), ("y10", "gallery"), ("y10", "query")]
     )]  # fmt: skip
     found = table(tmp_path, "\n".join(lines))
-    assert found.class_names == ("x1", "y2", "y10") and found.superclass_names == ("x", "y")
-    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2] and found.superlabels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert found.class_names == ("x1", "y2", "y10")
+    assert found.superclass_names == ("x", "y")
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.superlabels.tolist() == [0, 0, 1, 1, 1, 1]
     assert found.split.train.tolist() == [0, 1]
-    assert found.split.query.tolist() == [2, 5] and found.split.gallery.tolist() == [3, 4]
+    assert found.split.query.tolist() == [2, 5]
+    assert found.split.gallery.tolist() == [3, 4]
 
 
 def test_csv_without_split_is_halved(tmp_path: Path) -> None:
     found = table(tmp_path, "label,path\n" + "".join(f"{n % 3},pictures/{n}.png\n" for n in range(6)))
-    assert found.manifest.train_classes == 2 and found.manifest.test_classes == 1 and found.superlabels is None
+    assert found.manifest.train_classes == 2
+    assert found.manifest.test_classes == 1
+    assert found.superlabels is None
 
 
 @pytest.mark.parametrize(
@@ -97,12 +104,12 @@ def test_csv_that_is_not_text(tmp_path: Path) -> None:
 
 
 def test_empty_absent_and_single(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images.*Expected one folder a class"):
+    with pytest.raises(DataError, match=r"holds no images.*Expected one folder a class"):
         open_dataset("image_folder", tmp_path)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match=r"does not exist"):
         open_dataset("image_folder", tmp_path / "absent")
     folders(tmp_path, "only")
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match=r"one class only"):
         open_dataset("image_folder", tmp_path)
 
 
@@ -110,4 +117,5 @@ def test_class_of_one_image_is_kept_and_named(tmp_path: Path) -> None:
     folders(tmp_path, "a", "b", "c")
     photos.write(tmp_path / "lone/0.png", 99)
     found = open_dataset("image_folder", tmp_path)
-    assert found.manifest.images == 7 and any("lone" in note for note in found.notes)
+    assert found.manifest.images == 7
+    assert any("lone" in note for note in found.notes)

@@ -21,19 +21,23 @@ from bench.protocol import Batch
     data=st.data(),
     seed=st.integers(0, 2**32),
 )
-def test_each_batch_has_p_classes_with_k_images(sizes: list[int], per_class: int, data: st.DataObject, seed: int) -> None:
+def test_each_batch_has_p_classes_with_k_images(
+    sizes: list[int], per_class: int, data: st.DataObject, seed: int
+) -> None:
     shape = Batch(classes=data.draw(st.integers(1, len(sizes))), per_class=per_class)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(sizes)) * 7 - 3, sizes))  # any integers, in any order
     for batch in islice(classes_times_images(labels, shape, rng), 5):
-        assert batch.shape == (shape.size,) and batch.dtype == np.int64
+        assert batch.shape == (shape.size,)
+        assert batch.dtype == np.int64
         rows = batch.reshape(shape.classes, per_class)
         assert (labels[rows] == labels[rows[:, :1]]).all()
         assert len(set(labels[rows[:, 0]])) == shape.classes
         for row in rows:
             size = (labels == labels[row[0]]).sum()
             counts = np.bincount(row, minlength=len(labels))[labels == labels[row[0]]]
-            assert counts.max() == -(-per_class // size) and counts.max() - counts.min() <= 1
+            assert counts.max() == -(-per_class // size)
+            assert counts.max() - counts.min() <= 1
 
 
 def test_a_pass_shows_each_class_once() -> None:
@@ -60,5 +64,5 @@ def test_same_stream_same_batches() -> None:
 
 
 def test_too_few_classes_names_both_numbers_and_the_way_out() -> None:
-    with pytest.raises(DataError, match="needs 4 different classes, but there are 3 .* lower batch.classes"):
+    with pytest.raises(DataError, match=r"needs 4 different classes, but there are 3 .* lower batch.classes"):
         classes_times_images(np.array([0, 1, 2, 2]), Batch(classes=4, per_class=2), np.random.default_rng(0))

@@ -36,9 +36,12 @@ def rng(seed: int = 0) -> np.random.Generator:
 @pytest.mark.parametrize("crop", [40, 39, 24])
 def test_centre_crop_is_torchvisions(crop: int) -> None:
     batch = eval_batch(RAGGED, np.arange(4), crop, RGB)
-    assert batch.dtype == torch.float32 and batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
     for row in range(4):
-        expected = v2.Compose([v2.CenterCrop(crop), v2.ToDtype(torch.float32, scale=True), v2.Normalize(RGB.mean, RGB.std)])
+        expected = v2.Compose(
+            [v2.CenterCrop(crop), v2.ToDtype(torch.float32, scale=True), v2.Normalize(RGB.mean, RGB.std)]
+        )
         torch.testing.assert_close(batch[row], expected(RAGGED.image(row)), atol=2e-6, rtol=1e-5)
 
 
@@ -51,13 +54,17 @@ def test_centre_crop_of_equal_sizes_is_the_same_as_one_by_one() -> None:
         torch.testing.assert_close(batch[row], expected, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("images", "fmt", "size"), [(RAGGED, PLAIN, 32), (RAGGED, PLAIN, 96), (UNIFORM, GREY, 20), (UNIFORM, GREY, 48)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "fmt", "size"),
+    [(RAGGED, PLAIN, 32), (RAGGED, PLAIN, 96), (UNIFORM, GREY, 20), (UNIFORM, GREY, 48)],
+)
 def test_training_crops_are_torchvisions_resized_crops(images: ImageStore, fmt: InputFormat, size: int) -> None:
     settings = TrainImages(size=size, crop_area=(0.1, 1.0), flip=0.5)
     positions = np.tile(np.arange(len(images)), 5)
     batch = train_batch(images, positions, settings, fmt, rng(3))
     boxes, flips = random_crops(images.sizes[positions], settings, rng(3))
-    assert batch.shape == (len(positions), fmt.channels, size, size) and 0 < flips.sum() < len(flips)
+    assert batch.shape == (len(positions), fmt.channels, size, size)
+    assert 0 < flips.sum() < len(flips)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (fmt.mean, fmt.std))
     for row, (position, box) in enumerate(zip(positions, boxes.tolist(), strict=True)):
         image = images.image(position) if images is RAGGED else images.image(position).float()  # small: not rounded
@@ -72,11 +79,16 @@ def test_crop_statistics_follow_the_definition() -> None:
     sizes = np.tile(np.array([[400, 600]]), (20_000, 1))
     boxes, flips = random_crops(sizes, settings, rng())
     top, left, height, width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 400).all() and (left + width <= 600).all()
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 400).all()
+    assert (left + width <= 600).all()
     share = height * width / (400 * 600)
     aspect = np.log(width / height)
-    assert abs(share.min() - 0.2) < 5e-3 and abs(share.max() - 0.8) < 5e-3
-    assert np.abs(aspect).max() < np.log(4 / 3) + 0.01 and abs(aspect.mean()) < 0.05
+    assert abs(share.min() - 0.2) < 5e-3
+    assert abs(share.max() - 0.8) < 5e-3
+    assert np.abs(aspect).max() < np.log(4 / 3) + 0.01
+    assert abs(aspect.mean()) < 0.05
     assert abs(flips.mean() - 0.25) < 0.02
     small = share < 0.4  # any aspect ratio fits: the area is uniform and so is the place
     quantiles = np.quantile(share[small], [0.25, 0.5, 0.75])
@@ -121,5 +133,5 @@ def test_same_stream_same_bits_and_draws_depend_on_the_batch_size_only(images: I
 
 
 def test_wrong_number_of_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 channels, the trunk expects 3"):
+    with pytest.raises(ValueError, match=r"1 channels, the trunk expects 3"):
         eval_batch(UNIFORM, np.arange(2), 32, RGB)

@@ -31,7 +31,9 @@ def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict]
 
 def test_sound(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = verified(images, capsys)
-    assert code == 0 and found["sound"] and found["findings"] == []
+    assert code == 0
+    assert found["sound"]
+    assert found["findings"] == []
     assert (found["classes"], found["train_images"], found["test_images"]) == (4, 4, 4)
 
 
@@ -42,18 +44,22 @@ def test_damaged_and_copied_images_are_all_listed(images: Path, capsys: pytest.C
     shutil.copy(images / "c/1.png", images / "d/0.png")  # two classes of one side
     (images / "c/._1.png").write_bytes(b"x")
     code, found = verified(images, capsys)
-    assert code == 1 and not found["sound"]
+    assert code == 1
+    assert not found["sound"]
     kinds = sorted((finding["severity"], finding["kind"]) for finding in found["findings"])
     assert kinds == [("problem", "copy across the split"), ("problem", "unreadable"), ("problem", "unreadable"),
                      ("warning", "._ files"), ("warning", "copy across classes")]  # fmt: skip
     messages = " ".join(finding["message"] for finding in found["findings"])
-    assert "a/0.png" in messages and "it is empty" in messages and "b/0.png" in messages
+    assert "a/0.png" in messages
+    assert "it is empty" in messages
+    assert "b/0.png" in messages
 
 
 def test_same_pixels_in_another_file_format_are_a_copy(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos.write(images / "d/2.bmp", 0)  # the picture of a/0.png
     code, found = verified(images, capsys)
-    assert code == 1 and found["findings"][0]["images"] == ["a/0.png", "d/2.bmp"]
+    assert code == 1
+    assert found["findings"][0]["images"] == ["a/0.png", "d/2.bmp"]
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +83,7 @@ def test_real_half_has_its_known_copy(real_photos: Path, capsys: pytest.CaptureF
 
 def test_names() -> None:
     assert dataset_names() == ["glyphs", "digits", "cars196", "image_folder"]
-    with pytest.raises(UsageError, match="Did you mean 'glyphs'"):
+    with pytest.raises(UsageError, match=r"Did you mean 'glyphs'"):
         open_dataset("glyph", Path("unused"))
 
 
@@ -89,7 +95,8 @@ def test_subset_takes_classes_evenly_with_all_their_images() -> None:
     assert len(np.unique(part.labels)) == part.manifest.classes == 17
     train = {part.class_ids[label] for label in part.labels[part.split.train]}
     positions = [sorted({whole.class_ids[x] for x in whole.labels[whole.split.train]}).index(i) for i in sorted(train)]
-    assert np.ptp(np.diff(positions)) <= 1 and len(train) == 10
+    assert np.ptp(np.diff(positions)) <= 1
+    assert len(train) == 10
     for label, class_id in enumerate(part.class_ids):
         old = whole.labels == whole.class_ids.index(class_id)
         new = part.labels == label
@@ -101,5 +108,5 @@ def test_subset_takes_classes_evenly_with_all_their_images() -> None:
 
 
 def test_subset_larger_than_a_side_is_refused() -> None:
-    with pytest.raises(UsageError, match="asks for 6 classes, but the test side of 'digits' has 5"):
+    with pytest.raises(UsageError, match=r"asks for 6 classes, but the test side of 'digits' has 5"):
         restrict(open_dataset("digits", Path("unused")), Subset(train_classes=5, test_classes=6))
