@@ -134,25 +134,27 @@ def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: b
     if folder.is_dir():
         return folder
     half = folder.with_name(key + ".tmp")
+    files = [dataset.images[row] for row in _rows(dataset, side)]
+    title = f"{dataset.name}: decode {side} images"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(key + ".lock")):
-            if not folder.is_dir():
-                shutil.rmtree(half, ignore_errors=True)  # left by a killed build; the lock says it is nobody's
-                half.mkdir()
-                files = [dataset.images[row] for row in _rows(dataset, side)]
-                _decode_all(files, half, resize, channels, f"{dataset.name}: decode {side} images", progress)
-                os.replace(half, folder)
+            if folder.is_dir():
+                return folder
+            shutil.rmtree(half, ignore_errors=True)  # left by a killed build; the lock says it is nobody's
+            half.mkdir()
+            try:
+                _decode_all(files, half, resize, channels, title, progress)
+                half.replace(folder)
+            except BaseException:
+                shutil.rmtree(half, ignore_errors=True)
+                raise
     except OSError as error:
-        shutil.rmtree(half, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
             f"the image cache in {folder.parent} cannot be written: {'the disk is full' if full else error.strerror}. "
             "Free some space there, or name another folder in the environment variable BENCH_CACHE."
         ) from None
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
-        raise
     return folder
 
 
