@@ -78,7 +78,7 @@ def test_changed_or_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_rendering_again_gives_nearly_the_same_images() -> None:
-    pytest.importorskip("matplotlib", reason="rendering needs the extra 'glyphs' (matplotlib)")
+    pytest.importorskip("matplotlib", reason="rendering needs the extra 'fonts' (matplotlib)")
     from bench.data.glyphs import render
 
     faces = render.Faces()

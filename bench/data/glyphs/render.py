@@ -2,7 +2,7 @@
 
 Writes `images.png` (a sheet of 32 x 32 cells) and the `faces` column of `classes.csv` beside this file. The
 images are committed, because FreeType and font versions differ in pixels; this script is how they were made.
-Needs the `glyphs` extra (matplotlib). The characters, their script, look-alike component and side are the
+Needs the `fonts` extra (matplotlib). The characters, their script, look-alike component and side are the
 committed facts of `classes.csv`: characters of one component are hard to tell apart in some face.
 
 Each image is one character in one face, jittered once: rotation, shear, scale and shift about the centre of the
