@@ -65,7 +65,7 @@ def _calibrate(protocol: Protocol, dataset: Dataset) -> float:
     else:
         form, size = trunk_input(protocol.trunk.name), images.train.size
         network, x = builder(), torch.rand(batch, form.channels, size, size).to(memory_format=torch.channels_last)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
         scale = (images.crop / size) ** 2 / 3
     network, x = network.to(device), x.to(device)
     times = []

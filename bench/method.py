@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypedDict
@@ -36,7 +37,7 @@ def hyper(
     high: float | None = None,
     scale: Scale = "linear",
     choices: tuple[str, ...] = (),
-    help: str,  # noqa: A002 - the word argparse and the docs use
+    help: str,
 ) -> Any:
     """Declare a hyper-parameter as a class attribute of a method; instances hold its value."""
     return Hyperparameter(default, low, high, scale, choices, help)
@@ -200,8 +201,8 @@ def _checked(method: str, key: str, declared: Hyperparameter, value: Any) -> Any
         raise UsageError(f"{where} must be {kind.__name__}, found {value!r}.")
     if declared.choices and value not in declared.choices:
         raise UsageError(f"{where} must be one of {', '.join(declared.choices)}, found {value!r}.")
-    too_low = declared.low is not None and value < declared.low
-    too_high = declared.high is not None and value > declared.high
-    if too_low or too_high:
+    low = -math.inf if declared.low is None else declared.low
+    high = math.inf if declared.high is None else declared.high
+    if isinstance(value, int | float) and not low <= value <= high:
         raise UsageError(f"{where} must lie in [{declared.low}, {declared.high}], found {value!r}.")
     return value

@@ -76,7 +76,10 @@ class MethodFacts(_Frozen):
 
 
 class CurvePoint(_Frozen):
-    """One evaluation during training. `loss`: mean over the steps since the last point; `test` is filled after unsealing."""
+    """One evaluation during training.
+
+    `loss` is the mean over the steps since the last point; `test` is filled after unsealing.
+    """
 
     step: int
     loss: float | None

@@ -25,9 +25,9 @@ from bench.protocol import Protocol
 from bench.record import Record, RunSpec, State
 from bench.store import Store
 from bench.testing_side import evaluate_kept
+from bench.training.inputs import PartInputs
 from bench.training.learner import build_learner
 from bench.training.loop import Interrupted, Progress, Report, TimedOut, Training
-from bench.training.inputs import PartInputs
 from bench.training.parts import Part, split_training_side
 from bench.training.sides import open_side, trunk_builder
 from bench.training.streams import Streams
@@ -36,9 +36,8 @@ from bench.training.streams import Streams
 def run(spec: RunSpec, protocol: Protocol, setting: Setting, report: Report, stop: Callable[[], bool]) -> Record:
     """Run a spec to its record and store it. A failure is a record too; nothing is raised for it.
 
-    Args:
-        report: called as (phase, done, total).
-        stop: asked after every step; True makes the run save its state and end as 'interrupted'.
+    `report` is called as (phase, done, total). `stop` is asked after every step: True makes the run
+    save its state and end as 'interrupted'.
     """
     store = Store(setting.results)
     draft = Draft(spec, protocol)
@@ -125,5 +124,3 @@ def _reason(error: Exception, setting: Setting) -> str:
         where = error.filename or setting.results
         return f"no space left on the disk that holds {where}: free some and start the same command again."
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-
-

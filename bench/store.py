@@ -1,9 +1,9 @@
 """Records on disk: written to a temporary folder and renamed, never overwritten, claimed while being made.
 
-    <root>/runs/<protocol>/<dataset>/<method>/<run id>/record.json      a finished run
-    <root>/runs/<protocol>/<dataset>/<method>/<run id>.failed-1/…       an attempt that failed
-    <root>/runs/<protocol>/<dataset>/<method>/.<run id>.work/           checkpoints of a run in progress
-    <root>/runs/<protocol>/<dataset>/<method>/.<run id>.lock            its claim
+<root>/runs/<protocol>/<dataset>/<method>/<run id>/record.json      a finished run
+<root>/runs/<protocol>/<dataset>/<method>/<run id>.failed-1/…       an attempt that failed
+<root>/runs/<protocol>/<dataset>/<method>/.<run id>.work/           checkpoints of a run in progress
+<root>/runs/<protocol>/<dataset>/<method>/.<run id>.lock            its claim
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def _write_artefacts(
     folder = work / "artefacts"
     folder.mkdir(parents=True, exist_ok=True)
     labels = dataset.labels[dataset.split.test]
-    stored = {"embeddings": embeddings, "labels": labels}
+    stored: dict[str, NDArray[Any]] = {"embeddings": embeddings, "labels": labels}
     if query is not None:
         stored["query"] = query.astype(np.uint8)
     save_file(stored, folder / "embeddings.safetensors")

@@ -44,7 +44,9 @@ def tiny(tmp_path: Path) -> Any:
     def write(**changes: Any) -> str:
         content = {**TINY}
         for key, value in changes.items():
-            content[key] = {**TINY[key], **value} if isinstance(value, dict) and isinstance(TINY.get(key), dict) else value
+            content[key] = (
+                {**TINY[key], **value} if isinstance(value, dict) and isinstance(TINY.get(key), dict) else value
+            )
         path = tmp_path / "tiny.yaml"
         path.write_text(yaml.safe_dump(content))
         return str(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import textwrap
 from pathlib import Path
 
@@ -119,16 +121,12 @@ def test_two_methods_under_one_seed_start_equal_and_see_the_same_batches_and_cro
     """
     for name, draws in (("one", 1), ("two", 50)):
         path = plugin(tmp_path, body.format(draws=draws, keep="0.0 * batch.raw_embeddings.sum()"), name)
-        path.write_text(path.read_text().replace("class Mine", f"import builtins\nRECORD = builtins.__dict__.setdefault('seen_{name}', [])\n\n\nclass Mine"))
+        path.write_text(f"import sys\n{path.read_text()}\n\nRECORD = sys.__dict__.setdefault('seen_{name}', [])\n")
         record = run_one(tiny(), tmp_path / name, name, (path,))
         assert record.state == "done", record.reason
-        import builtins
-
-        seen[name] = builtins.__dict__.pop(f"seen_{name}")
+        seen[name] = sys.__dict__.pop(f"seen_{name}")
     assert len(seen["one"]) == 12
     assert seen["one"] == seen["two"]
-
-
 
 
 @pytest.mark.parametrize("where", ["build", "loss", "on_epoch", "embedder", "import"])
@@ -141,9 +139,9 @@ def test_a_method_that_reaches_for_test_data_fails(tiny, tmp_path, where):
         with pytest.raises(Exception, match="sealed"):
             plan_of(tiny(), tmp_path, ["mine"], (path,))
         return
-    signature = {"build": "self, context", "loss": "self, batch", "on_epoch": "self, view", "embedder": "self, trunk_dim, size"}
-    rest = {"loss": "return batch.embeddings.sum()", "embedder": "return torch.nn.Linear(trunk_dim, size)"}.get(where, "pass")
-    body = f"def {where}({signature[where]}):\n" + textwrap.indent(reach + rest + "\n", "    ")
+    arguments = {"build": "context", "loss": "batch", "on_epoch": "view", "embedder": "trunk_dim, size"}[where]
+    rest = {"loss": "return batch.embeddings.sum()", "embedder": "return torch.nn.Linear(trunk_dim, size)"}
+    body = f"def {where}(self, {arguments}):\n" + textwrap.indent(reach + rest.get(where, "pass") + "\n", "    ")
     record = run_one(tiny(), tmp_path, "mine", (plugin(tmp_path, body if where == "loss" else body + "\n" + loss),))
     assert record.state == "error"
     assert "sealed" in record.reason
@@ -160,8 +158,6 @@ def test_no_live_object_leads_to_the_test_labels_while_training(tiny, tmp_path):
                 raise RuntimeError(f"{len(found)} data sets are reachable")
             return batch.embeddings.sum()
     """
-    import gc
-
     plan = plan_of(tiny(), tmp_path, ["mine"], (plugin(tmp_path, body),))
     gc.collect()
     record = run(plan.specs[0], plan.protocol, plan.setting, quiet, never)
@@ -177,7 +173,7 @@ def test_the_seal_opens_again_after_a_failed_run(tiny, tmp_path):
     ("body", "state", "words"),
     [
         ("def loss(self, batch):\n    raise ValueError('my own mistake')\n", "error", "ValueError: my own mistake"),
-        ("def loss(self, batch):\n    return batch.embeddings.sum() * float('nan')\n", "diverged", "NaN or infinite by step"),
+        ("def loss(self, batch):\n    return batch.embeddings.sum() * float('nan')\n", "diverged", "NaN or infinite"),
         ("def loss(self, batch):\n    return batch.embeddings\n", "error", "must return one number"),
         ("def loss(self, batch):\n    return torch.tensor(1.0)\n", "error", "connected to the embeddings"),
         (

@@ -63,7 +63,7 @@ def test_a_finished_record_is_never_overwritten(tmp_path, spec, draft):
     draft.metrics["last"] = {"map_at_r": 0.5}
     store.write(draft.record("done"))
     draft.metrics["last"] = {"map_at_r": 0.9}
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=spec.run_id):
         store.write(draft.record("done"))
     assert store.load(spec).metrics["last"]["map_at_r"] == 0.5
     assert not list(store.path(spec).parent.glob(".*staging*"))

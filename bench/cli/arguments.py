@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """What names a plan: data set, protocol, methods, seeds, and where things are."""
-    parser.add_argument("--dataset", default="glyphs", metavar="D", help="data set (default: glyphs, which is built in)")
-    parser.add_argument("--protocol", default="", metavar="P", help="protocol name or YAML file (default: the data set's)")
+    parser.add_argument(
+        "--dataset", default="glyphs", metavar="D", help="data set (default: glyphs, which is built in)"
+    )
+    parser.add_argument(
+        "--protocol", default="", metavar="P", help="protocol name or YAML file (default: the data set's)"
+    )
     parser.add_argument("--methods", type=names, metavar="A,B", help="methods (default: all)")
     parser.add_argument("--seeds", type=seeds, metavar="0,1", help="seeds (default: the protocol's)")
     parser.add_argument("--data", metavar="DIR", help="where data sets lie (default: $BENCH_DATA, else ./data)")

@@ -1,4 +1,4 @@
-"""`bench check`: has anything moved a number?"""
+"""`bench check`: tells whether anything has moved a number."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"exact": exact, "differences": check.as_json(differences)}, indent=1))
     else:
-        rule = "to the last bit (same platform and versions)" if exact else "within bands (another platform or versions)"
+        rule = (
+            "to the last bit (same platform and versions)" if exact else "within bands (another platform or versions)"
+        )
         for record in records:
             if record.reason:
                 print(f"{record.spec.method}: {record.state}: {record.reason}")

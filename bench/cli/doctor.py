@@ -61,7 +61,9 @@ def _look(data: str | None) -> tuple[dict[str, dict[str, Any]], bool]:
     for name in catalog.dataset_names():
         try:
             dataset = catalog.open_dataset(name, folder)
-            sets[name] = f"{dataset.partial or 'complete'}, {dataset.manifest.images:,} images ({dataset.manifest.layout})"
+            sets[name] = (
+                f"{dataset.partial or 'complete'}, {dataset.manifest.images:,} images ({dataset.manifest.layout})"
+            )
         except BenchError as error:
             sets[name] = "not found: " + str(error).splitlines()[0]
     protocols: dict[str, Any] = {}
@@ -79,7 +81,10 @@ def _look(data: str | None) -> tuple[dict[str, dict[str, Any]], bool]:
         "hardware": hardware,
         "packages": machine.versions(),
         "data sets": sets,
-        "weights": weights.overview(),
+        "weights": {
+            name: f"present: {found.path or found.source}" if found.present else f"missing, get them: {found.how}"
+            for name, found in ((name, weights.needed(name)) for name in weights.with_imagenet_weights())
+        },
         "protocols": protocols,
         "methods": plugins,
     }, broken

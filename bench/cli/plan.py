@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     cost = estimate(todo, open_dataset(todo.specs[0].dataset, todo.setting.data, todo.protocol), workers)
     waiting = {spec.run_id for spec in missing}
     if args.json:
-        rows = [{"run_id": s.run_id, "finished": s.run_id not in waiting, **s.model_dump(mode="json")} for s in todo.specs]
+        rows = [
+            {"run_id": s.run_id, "finished": s.run_id not in waiting, **s.model_dump(mode="json")} for s in todo.specs
+        ]
         print(json.dumps({"protocol": todo.protocol.name, "protocol_hash": todo.protocol.hash,
                           "why_protocol": todo.why_protocol, "workers": workers, "runs": rows,
                           "seconds": cost.seconds, "basis": cost.basis}, indent=1))  # fmt: skip

@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
     if computed and args.metric not in computed:
         raise unknown_name("metric", args.metric, computed)
     width = max(len(record.spec.method) for record in records)
-    print(f"{'protocol':<14} {'dataset':<14} {'method':<{width}} fold seed  {'last':>7} {'best_val':>8} {'best_test':>9}  state")
+    print(
+        f"{'protocol':<14} {'dataset':<14} {'method':<{width}} fold seed "
+        f" {'last':>7} {'best_val':>8} {'best_test':>9}  state"
+    )
     for record in records:
         shown = [record.metrics.get(name, {}).get(args.metric) for name in ("last", "best_validation", "best_test")]
         cells = ["-" if value is None else f"{100 * value:.2f}" for value in shown]

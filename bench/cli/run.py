@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(todo.specs[0].dataset, todo.setting.data, todo.protocol)
     partial = f", {dataset.partial}" if dataset.partial else ""
     counts = dataset.manifest
-    print(f"data set  {dataset.title}{partial}: {counts.train_images:,} images of {counts.train_classes} classes train, "
-          f"{counts.test_images:,} of {counts.test_classes} test")  # fmt: skip
+    print(f"data set  {dataset.title}{partial}: {counts.train_images:,} images of {counts.train_classes} classes train,"
+          f" {counts.test_images:,} of {counts.test_classes} test")  # fmt: skip
     print(f"protocol  {todo.protocol.name} [{todo.protocol.hash}] ({todo.why_protocol})")
     for note in dataset.notes:
         print(f"note      {note}")

@@ -100,9 +100,7 @@ def execute(plan: Plan, specs: Sequence[RunSpec], workers: int) -> Outcome:
 
 def _start(context: Any, plan: Plan, slot: int) -> _Worker:
     here, there = context.Pipe()
-    process = context.Process(
-        target=_work, args=(there, plan.protocol, plan.setting), name=f"bench-worker-{slot}"
-    )
+    process = context.Process(target=_work, args=(there, plan.protocol, plan.setting), name=f"bench-worker-{slot}")
     process.start()
     there.close()
     bar = tqdm(total=1, desc=f"worker {slot}", unit="step", disable=None, position=slot + 1, leave=False)
@@ -127,9 +125,7 @@ def _show(worker: _Worker, message: tuple[Any, ...]) -> None:
     worker.bar.update(done - worker.bar.n)
 
 
-def _note(
-    outcome: Outcome, worker: _Worker, message: tuple[Any, ...], overall: Any, total: int, began: float
-) -> None:
+def _note(outcome: Outcome, worker: _Worker, message: tuple[Any, ...], overall: Any, total: int, began: float) -> None:
     _, state, reason, value = message
     spec = worker.spec
     assert spec is not None

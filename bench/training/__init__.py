@@ -1,0 +1,1 @@
+"""One run's training: random streams, parts of the training side, the loop, checkpoints."""

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data import transforms
 from bench.data.cache import ImageStore
 from bench.data.input_format import InputFormat
+from bench.data.transforms import eval_batch, train_batch
 from bench.protocol import Images
 
 Positions = NDArray[np.int64]
@@ -36,11 +36,11 @@ class ImageInputs:
     def train(self, positions: Positions, rng: np.random.Generator) -> Tensor:
         """Random resized crops, flipped: float32 (B, C, size, size)."""
         assert self._settings.train is not None  # the protocol's own check: a trained trunk has training crops
-        return transforms.train_batch(self._store, positions, self._settings.train, self._format, rng)
+        return train_batch(self._store, positions, self._settings.train, self._format, rng)
 
     def evaluation(self, positions: Positions) -> Tensor:
         """Centre crops: float32 (B, C, crop, crop)."""
-        return transforms.eval_batch(self._store, positions, self._settings.crop, self._format)
+        return eval_batch(self._store, positions, self._settings.crop, self._format)
 
 
 class FeatureInputs:

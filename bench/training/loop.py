@@ -172,17 +172,13 @@ class Training:
         state.images_seen += self.protocol.batch.size
         state.extra_forward_images = self._extra_before + self.view.embedded
         if state.step % FINITE_CHECK_EVERY == 0 and not torch.isfinite(self._loss_sum):
-            raise Diverged(
-                f"method '{self.learner.method.name}': the loss became NaN or infinite by step {state.step}"
-            )
+            raise Diverged(f"method '{self.learner.method.name}': the loss became NaN or infinite by step {state.step}")
 
     def _evaluate(self) -> None:
         state = self.progress
         loss = float(self._loss_sum) / state.loss_steps if state.loss_steps else None
         if loss is not None and not np.isfinite(loss):
-            raise Diverged(
-                f"method '{self.learner.method.name}': the loss became NaN or infinite by step {state.step}"
-            )
+            raise Diverged(f"method '{self.learner.method.name}': the loss became NaN or infinite by step {state.step}")
         began = time.monotonic()
         metrics = self._validate()
         state.validation_seconds += time.monotonic() - began
@@ -217,7 +213,9 @@ class Training:
         if self.progress.step >= self.total:
             return
         if self.stop():
-            raise Interrupted(f"stopped at step {self.progress.step} of {self.total}; the next start goes on from there")
+            raise Interrupted(
+                f"stopped at step {self.progress.step} of {self.total}; the next start goes on from there"
+            )
         if self._out_of_time(0.0):
             raise TimedOut(f"step {self.progress.step} of {self.total} after budget.max_minutes of the protocol")
 

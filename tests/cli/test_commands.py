@@ -54,10 +54,14 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_run_results_status_and_report_tell_one_story(tiny, tmp_path, capsys):
     protocol, results = tiny(), str(tmp_path / "results")
     names = "untrained,margin"
-    code, out, _ = call(capsys, "run", "--protocol", protocol, "--methods", names, "--seeds", "0,1", "--results", results)
+    code, out, _ = call(
+        capsys, "run", "--protocol", protocol, "--methods", names, "--seeds", "0,1", "--results", results
+    )
     assert code == 0
     assert "[4/4]" in out
-    code, out, _ = call(capsys, "run", "--protocol", protocol, "--methods", names, "--seeds", "0,1", "--results", results)
+    code, out, _ = call(
+        capsys, "run", "--protocol", protocol, "--methods", names, "--seeds", "0,1", "--results", results
+    )
     assert code == 0
     assert "4 finished, 0 to do" in out
 

@@ -20,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def bits(records) -> dict:
-    return {
-        r.run_id: (r.metrics, [(p.step, p.loss, p.validation, p.test) for p in r.curves], r.steps) for r in records
-    }
+    return {r.run_id: (r.metrics, [(p.step, p.loss, p.validation, p.test) for p in r.curves], r.steps) for r in records}
 
 
 def test_worker_count_changes_the_time_and_not_the_bits(tiny, tmp_path):

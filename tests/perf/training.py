@@ -88,7 +88,8 @@ def main() -> None:
         times["bare"].append(bare())
         times["harness"].append(harness())
     low, high = min(times["bare"]), min(times["harness"])
-    print(f"training loop, {protocol.trunk.name}, batch {protocol.batch.size}, {protocol.threads} thread(s), best of {ROUNDS}")
+    setting = f"{protocol.trunk.name}, batch {protocol.batch.size}, {protocol.threads} thread(s), best of {ROUNDS}"
+    print(f"training loop, {setting}")
     print(f"  bare PyTorch loop  {1000 * low:8.2f} ms a step  {protocol.batch.size / low:8.0f} images/s")
     print(f"  bench              {1000 * high:8.2f} ms a step  {protocol.batch.size / high:8.0f} images/s")
     print(f"  overhead           {100 * (high / low - 1):8.1f} %  (checkpoint at the end included)")
