@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import pandas as pd
 
 from bench.report import tables, text
 from bench.report.model import Report
@@ -17,9 +16,7 @@ COLUMNS = (
 
 def write(report: Report) -> str:
     """Numbers as fractions with all their digits; `values`, `seeds` and `run_ids` hold several, apart by spaces."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[dict[str, object]] = []
     for section in (view.section for view in report.views):
         metrics = text.metric_order({m for r in section.records for values in r.metrics.values() for m in values})
         for row in section.rows:
@@ -47,7 +44,7 @@ def write(report: Report) -> str:
                     if found is None:
                         continue
                     values = row.values(checkpoint, metric)
-                    writer.writerow(
+                    rows.append(
                         shared
                         | {
                             "checkpoint": checkpoint,
@@ -61,4 +58,4 @@ def write(report: Report) -> str:
                             "seeds": " ".join(map(str, values)),
                         }
                     )
-    return out.getvalue()
+    return str(pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n"))
