@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A block of a protocol: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Trunk(Section):
@@ -269,7 +269,7 @@ def load_protocol(name: str) -> Protocol:
         path = files[name]
     data = yaml_file.read(path)
     try:
-        protocol = Protocol.model_validate_json(json.dumps(data))
+        protocol = Protocol.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise UsageError(yaml_file.explain(path, data, error, Protocol)) from None
     expected = path.stem if name.endswith((".yaml", ".yml")) else name

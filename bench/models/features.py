@@ -34,8 +34,8 @@ from bench.protocol import Protocol
 Side = Literal["train", "test"]
 
 FORMAT = 1  # raised when code here or in the trunks changes features
-# Small batches keep a layer's maps in the processor's cache and out of the page-fault handler.
-BATCH = {"cpu": 16, "cuda": 256}
+# On a CPU, small batches keep a layer's maps in the processor's cache and out of the page-fault handler.
+BATCH_PIXELS = {"cpu": 16 * 224**2, "cuda": 256 * 224**2}
 RANDOM_TRUNK_SEED = 0
 
 
@@ -105,7 +105,7 @@ def embed_images(
 ) -> Tensor:
     """Trunk features float32 (N, F) of all images of a store, evaluation transform, on all cores."""
     trunk = trunk.to(device).eval()
-    count, size = len(store), BATCH.get(device.type, BATCH["cuda"])
+    count, size = len(store), max(1, BATCH_PIXELS[device.type] // protocol.images.crop**2)
     features = torch.empty(count, trunk.dim)
     low = protocol.precision == "bfloat16"
     with (

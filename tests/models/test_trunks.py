@@ -45,7 +45,8 @@ def test_features_have_the_promised_width_and_a_gradient(name: str) -> None:
     assert features.shape == (2, trunk_dim(name)) == (2, trunk.dim)
     features.sum().backward()
     first = next(p for p in trunk.parameters() if p.ndim == 4)
-    assert first.grad is not None and first.grad.abs().sum() > 0
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
     assert all(p.grad is not None for p in trunk.parameters()), "a part of the trunk takes no part"
 
 
@@ -53,7 +54,8 @@ def test_features_have_the_promised_width_and_a_gradient(name: str) -> None:
 def test_weights_are_laid_out_channels_last(name: str) -> None:
     trunk = build_trunk(spec(name), 32)
     wide = [p for p in trunk.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
-    assert wide and all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+    assert wide
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
 
 
 @pytest.mark.parametrize("name", ["conv4", "resnet18"])
@@ -76,11 +78,13 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_affine_part(name:
     for _ in range(2):
         trunk.train()
         step(trunk, images)
-    for m, (mean, var, scale) in zip(layers, before, strict=True):
-        assert torch.equal(m.running_mean, mean) and torch.equal(m.running_var, var)
+    for m, (mean, var, _scale) in zip(layers, before, strict=True):
+        assert torch.equal(m.running_mean, mean)
+        assert torch.equal(m.running_var, var)
         assert m.weight.requires_grad
     assert any(not torch.equal(m.weight, scale) for m, (_, _, scale) in zip(layers, before, strict=True))
-    assert trunk.training and not any(m.training for m in layers)
+    assert trunk.training
+    assert not any(m.training for m in layers)
 
 
 def test_frozen_batch_norm_survives_a_parent_that_switches_modes() -> None:
@@ -141,7 +145,8 @@ def test_efficientnet_weights_are_the_published_ones() -> None:
         assert torch.equal(own[f"backbone.{key}"], state[key])
     with torch.inference_mode():
         grey, noise = trunk(torch.zeros(1, 3, 224, 224)), trunk(torch.randn(1, 3, 224, 224))
-    assert grey.min() >= 0 and not torch.allclose(grey, noise)  # ReLU6 pooled
+    assert grey.min() >= 0
+    assert not torch.allclose(grey, noise)
 
 
 @needs_efficientnet

@@ -138,7 +138,9 @@ def test_fetch_downloads_once_and_checks_the_hash(
     monkeypatch.setitem(weights.HUB, "resnet18", url)
     assert main(["weights", "fetch", "resnet18", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
-    assert row["present"] and Path(row["path"]).read_bytes() == content and Path(row["path"]).parent == hub
+    assert row["present"]
+    assert Path(row["path"]).read_bytes() == content
+    assert Path(row["path"]).parent == hub
     (server[0] / Path(row["path"]).name).unlink()
     assert weights.fetch("resnet18") == Path(row["path"])  # there already: the server is not asked
 
@@ -147,7 +149,7 @@ def test_fetch_refuses_a_file_with_another_hash(
     hub: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.HUB, "resnet18", serve(server, b"tampered with", "0" * 64))
-    with pytest.raises(UsageError, match="could not be fetched.*hash"):
+    with pytest.raises(UsageError, match=r"could not be fetched.*hash"):
         weights.fetch("resnet18")
     assert list(hub.iterdir()) == []
 
