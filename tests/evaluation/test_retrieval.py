@@ -27,8 +27,11 @@ def clustered(
 
 def same(embeddings: np.ndarray, labels: np.ndarray, query: np.ndarray | None = None) -> dict[str, float]:
     """Assert that the metrics are those of the definitions, and return them."""
-    found = evaluate(embeddings, labels, query=query, ks=KS).metrics
-    assert found == pytest.approx(naive.metrics(embeddings, labels, query, KS), abs=1e-12)
+    expected = naive.metrics(embeddings, labels, query, KS)
+    found = evaluate(embeddings, labels, query=query, ks=KS).metrics  # K = 1000: the whole gallery is ranked
+    assert found == pytest.approx(expected, abs=1e-12)
+    few = evaluate(embeddings, labels, query=query, ks=(1, 2, 3), neighbours=1).metrics  # as few ranks as can be
+    assert few == pytest.approx({name: expected[name] for name in few}, abs=1e-12)
     return found
 
 
@@ -157,12 +160,39 @@ def test_ties_do_not_depend_on_where_rows_lie(size: int) -> None:
     assert found.metrics["recall_at_2"] == 0.0
 
 
+@pytest.mark.parametrize("tied", range(1, 12))
+@pytest.mark.parametrize("nearer", range(4))
+def test_ties_that_end_anywhere_around_the_needed_ranks(nearer: int, tied: int) -> None:
+    """`nearer` negatives, then a positive tied with `tied` negatives: its rank is behind all of them."""
+    embeddings = np.array([[0.0], [2.0], *[[1.0]] * nearer, *[[-2.0]] * tied, *[[9.0]] * 30], dtype=np.float32)
+    labels = np.array([0, 0, *range(1, nearer + tied + 31)])
+    query = np.arange(len(labels)) == 0
+    ranks = tuple(range(1, nearer + tied + 3))
+    for most in ranks:
+        found = evaluate(embeddings, labels, query=query, ks=(most,), neighbours=1).metrics
+        assert found[f"recall_at_{most}"] == float(most > nearer + tied)
+
+
+@pytest.mark.parametrize("nearer", range(8))
+@pytest.mark.parametrize("positives", range(1, 10))
+def test_tied_negatives_that_the_search_finds_last(nearer: int, positives: int) -> None:
+    """`nearer` negatives, then all positives tied with 50 negatives that come after them in the gallery."""
+    away = [*[[2.0]] * positives, *[[1.0]] * nearer, *[[-2.0]] * 50]
+    labels = np.array([0, *[0] * positives, *range(1, nearer + 51)])
+    query = np.arange(len(labels)) == 0
+    found = evaluate(np.array([[0.0], *away], dtype=np.float32), labels, query=query, ks=(1,), neighbours=1)
+    assert found.metrics["r_precision"] == found.metrics["recall_at_1"] == 0.0
+
+
+def test_minus_zero_is_zero() -> None:
+    first, twin = knn.distinct_rows(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0], [0.0, 1.0]], dtype=np.float32))
+    assert len(first) == 2
+    assert twin[0] == twin[1] == twin[3] != twin[2]
+
+
 def test_dead_rows_share_one_tie() -> None:
     embeddings, labels = clustered(7)
     embeddings[::3] = 0
-    same(embeddings, labels)
-    embeddings[::3] *= np.float32(-1)  # minus zero is the same row
-    embeddings[::6] = 0
     same(embeddings, labels)
 
 
