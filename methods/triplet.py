@@ -32,7 +32,7 @@ class Triplet(Method):
     name = "triplet"
     paper = "schroff2015facenet"
     margin: float = hyper(
-        0.1, low=0.01, high=1.0, scale="log", help="how much farther a negative must be than a positive"
+        0.05, low=0.01, high=1.0, scale="log", help="how much farther a negative must be than a positive"
     )
     squared: bool = hyper(False, help="squared Euclidean distances, as in the paper")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.record import Record
@@ -72,13 +72,12 @@ def results_table(section: Section) -> Table:
     optimistic = section.headline == "best_test"
     columns = [Column("Method", numeric=False), Column("Runs"), Column("n")]
     columns += [Column(text.metric_label(m), key=m == section.metric, optimistic=optimistic) for m in section.metrics]
-    columns.append(Column("Beyond its loss", numeric=False))
 
     def line(row: Row) -> tuple[Cell, ...]:
         cells = [_result_cell(row, section, metric, rankings[metric]) for metric in section.metrics]
         seeds = Cell(str(len(row.values(section.headline, section.metric))))
-        departures = Cell("; ".join(row.facts.departures) or "—", mark="" if row.facts.departures else "weak")
-        return (_name(row), _progress(row), seeds, *cells, departures)
+        name = replace(_name(row), minor="; ".join(row.facts.departures))
+        return (name, _progress(row), seeds, *cells)
 
     return Table("results", "Results", tuple(columns), _bands(section, line), tuple(_result_notes(section, rankings)))
 

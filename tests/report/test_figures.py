@@ -88,7 +88,7 @@ def test_labels_of_many_equal_methods_do_not_overlap() -> None:
         assert places[-1] <= chart.bottom
 
 
-@given(st.floats(-5, 5), st.floats(1e-6, 100), st.integers(2, 8))
+@given(st.floats(-5, 5), st.floats(1e-6, 100), st.integers(3, 8))
 def test_ticks_are_round_inside_and_about_as_many_as_asked(low: float, width: float, wanted: int) -> None:
     values = figures.nice_values(low, low + width, wanted)
     assert 1 <= len(values) <= wanted + 1
