@@ -91,19 +91,14 @@ def _prepare(args: argparse.Namespace) -> int:
     import torch
 
     from bench import machine
-    from bench.data.cache import prepare_images
-    from bench.data.catalog import open_dataset, restrict
-    from bench.models.catalog import trunk_input
-    from bench.models.features import prepare_features
-    from bench.plan import default_protocol
+    from bench.data import catalog
+    from bench.plan import default_protocol, open_dataset
     from bench.protocol import load_protocol
+    from bench.training.sides import prepare
 
-    dataset = open_dataset(args.name, home.data_folder(args.data))
-    protocol = load_protocol(args.protocol or default_protocol(dataset)[0])
-    if protocol.subset is not None:
-        dataset = restrict(dataset, protocol.subset)
-    prepare_images(dataset, protocol.images.resize, trunk_input(protocol.trunk.name).channels)
-    if protocol.trunk.frozen:
-        prepare_features(dataset, protocol, torch.device("cuda" if machine.gpu_name() else "cpu"))
+    data = home.data_folder(args.data)
+    protocol = load_protocol(args.protocol or default_protocol(catalog.open_dataset(args.name, data))[0])
+    dataset = open_dataset(args.name, data, protocol)
+    prepare(dataset, protocol, torch.device("cuda" if machine.gpu_name() else "cpu"))
     print(f"{dataset.title} is ready for {protocol.name}; caches are in {home.cache_folder()}")
     return 0
