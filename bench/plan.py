@@ -9,8 +9,8 @@ from pathlib import Path
 from bench import machine, registry
 from bench.data import catalog
 from bench.data.dataset import Dataset
-from bench.errors import UsageError
 from bench.method import Method
+from bench.models import weights
 from bench.protocol import Protocol, load_protocol
 from bench.record import RunSpec
 from bench.store import Store
@@ -56,7 +56,7 @@ def make_plan(
     """Resolve names into specs; an empty `setting.protocol` means the data set's default.
 
     Raises:
-        UsageError: unknown method, data set or protocol, or a metric that the protocol does not compute.
+        UsageError: unknown method, data set or protocol, or weights that are missing.
         DataError: the data set is not there or damaged.
     """
     why = "as asked"
@@ -66,16 +66,17 @@ def make_plan(
         setting = Setting(name, setting.data, setting.results, setting.include)
     protocol = load_protocol(name)
     dataset = open_dataset(dataset_name, setting.data, protocol)
-    check_selection(protocol)
     known = registry.methods(setting.include)
     chosen = list(methods) if methods else sorted(known, key=lambda n: (known[n].cls.trains, n))
     folds: tuple[int | None, ...] = (None,) if protocol.folds is None else protocol.folds.use
+    weights_hash = weights.content_hash(protocol.trunk.name, protocol.trunk.weights)[:12]
     specs = [
         RunSpec(
             dataset=dataset.name,
             dataset_hash=dataset.manifest.hash,
             protocol=protocol.name,
             protocol_hash=protocol.hash,
+            weights_hash=weights_hash,
             method=method,
             method_hash=info.hash,
             hyperparameters=defaults(info.cls),
@@ -102,14 +103,3 @@ def default_protocol(dataset: Dataset) -> tuple[str, str]:
     if machine.gpu_name() is None:
         return name, "photographs and no GPU: a fixed ImageNet trunk, only the embedder is trained"
     return name, f"the default of {dataset.name}: a fixed ImageNet trunk, only the embedder is trained"
-
-
-def check_selection(protocol: Protocol) -> None:
-    """The selection metric must be one that the validation evaluation computes."""
-    computed = [f"recall_at_{k}" for k in protocol.evaluation.recall_at]
-    computed += ["precision_at_1", "r_precision", "map_at_r"]
-    if protocol.selection.metric not in computed:
-        raise UsageError(
-            f"protocol '{protocol.name}': key 'selection.metric': found '{protocol.selection.metric}'; "
-            f"allowed: {', '.join(computed)}."
-        )

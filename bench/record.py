@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
 
-# Raised whenever a change in the harness itself (not in a method, a protocol or a data set) moves
-# numbers: it is part of every run id, so that old records are never taken for new ones.
+# Raised whenever a change in the harness itself (shared loss helpers and miners included; not in a
+# method's file, a protocol or a data set) moves numbers: it is part of every run id, so that old
+# records are never taken for new ones.
 HARNESS_REVISION = 1
 
 State = Literal["done", "diverged", "error", "timeout", "interrupted"]
@@ -29,6 +30,7 @@ class RunSpec(_Frozen):
     dataset_hash: str
     protocol: str
     protocol_hash: str
+    weights_hash: str = "none"
     method: str
     method_hash: str
     hyperparameters: dict[str, float | int | bool | str] = {}

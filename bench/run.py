@@ -101,6 +101,7 @@ def _same_bits(protocol: Protocol) -> None:
     torch.set_num_threads(protocol.threads)
     faiss.omp_set_num_threads(protocol.threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, hides nothing here
     torch.backends.cudnn.benchmark = False
     machine.reset_peak_memory()
 

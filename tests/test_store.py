@@ -27,7 +27,8 @@ def draft(spec):
 
 def test_every_field_of_a_spec_is_part_of_its_id(spec):
     changed = {
-        "dataset": "x", "dataset_hash": "x", "protocol": "x", "protocol_hash": "x", "method": "x", "method_hash": "x",
+        "dataset": "x", "dataset_hash": "x", "protocol": "x", "protocol_hash": "x", "weights_hash": "x",
+        "method": "x", "method_hash": "x",
         "hyperparameters": {"margin": 0.3}, "fold": None, "seed": 2, "harness": 99,
     }  # fmt: skip
     assert set(changed) == set(RunSpec.model_fields)

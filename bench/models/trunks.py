@@ -61,8 +61,34 @@ def build_trunk(spec: Trunk, crop: int) -> TrunkModule:
     net = _BUILDERS[spec.name](crop)
     if source is not None:
         weights.load(net, source, spec.name)
+    _depthwise_in_full_precision(net)
     trunk = TrunkModule(info, net, spec.batch_norm)
     return trunk.to(memory_format=torch.channels_last)
+
+
+class _FullPrecision(nn.Module):
+    """A layer that computes in float32 on a CPU, also under autocast.
+
+    The backward pass of depthwise convolutions is several times slower in bfloat16 than in float32 there.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The layer's output; float32 on a CPU."""
+        if maps.device.type != "cpu":
+            return self.layer(maps)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            return self.layer(maps.float())  # type: ignore[no-any-return]
+
+
+def _depthwise_in_full_precision(net: nn.Module) -> None:
+    for parent in list(net.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels:
+                setattr(parent, name, _FullPrecision(layer))
 
 
 def _conv4(crop: int) -> nn.Module:
