@@ -61,7 +61,7 @@ def test_triplet(case: str, squared: bool) -> None:
     distance = distances.LpDistance(power=2 if squared else 1)
     miner = miners.TripletMarginMiner(0.1, "semihard", distance=distance)
     loss = losses.TripletMarginLoss(0.1, distance=distance)
-    agree("triplet", CASES[case], lambda x, y: loss(x, y, miner(x, y)), squared=squared)
+    agree("triplet", CASES[case], lambda x, y: loss(x, y, miner(x, y)), margin=0.1, squared=squared)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -94,7 +94,7 @@ def test_triplet(batch: tuple[Tensor, Tensor], squared: bool) -> None:
                 if i != p and labels[i] == labels[p] != labels[k] and 0 < d[i][k] - d[i][p] <= 0.1:
                     terms.append(d[i][p] - d[i][k] + 0.1)
     expected = sum(terms) / max(len(terms), 1)
-    assert value("triplet", batch, squared=squared) == pytest.approx(expected, abs=1e-9)
+    assert value("triplet", batch, margin=0.1, squared=squared) == pytest.approx(expected, abs=1e-9)
 
 
 @examples
