@@ -164,7 +164,7 @@ def _decode_all(files: Sequence[Path], folder: Path, resize: int, channels: int,
     sizes = np.zeros((len(files), 2), dtype=np.int32)
     with open(folder / "pixels.bin", "wb") as out:
         decoded = _decoded(files, resize, channels)
-        for row, image in enumerate(tqdm(decoded, title, len(files), unit="image", disable=not progress)):
+        for row, image in enumerate(tqdm(decoded, title, len(files), unit="image", disable=None if progress else True)):
             sizes[row] = image.shape[:2]
             out.write(np.ascontiguousarray(image).data)
         out.flush()

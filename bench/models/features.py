@@ -112,7 +112,7 @@ def embed_images(
         _all_cores(),
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=low),
-        tqdm(total=count, desc=title, unit="image", disable=not progress) as bar,
+        tqdm(total=count, desc=title, unit="image", disable=None if progress else True) as bar,
     ):
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
