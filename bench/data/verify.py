@@ -44,7 +44,9 @@ def verify(dataset: Dataset, progress: bool = True) -> list[Finding]:
     with ThreadPoolExecutor(machine.cores()) as pool:
         rows = range(len(dataset.labels))
         digests = pool.map(lambda row: _digest(dataset, row), rows)
-        for row, digest in enumerate(tqdm(digests, "verify", len(rows), unit="image", disable=None if progress else True)):
+        for row, digest in enumerate(
+            tqdm(digests, "verify", len(rows), unit="image", disable=None if progress else True)
+        ):
             if isinstance(digest, DataError):
                 findings.append(Finding("problem", "unreadable", str(digest), (_name(dataset, row),)))
             else:

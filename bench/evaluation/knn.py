@@ -67,7 +67,9 @@ class Ranker:
         """
         depth = np.minimum(depth, self.available)
         order = np.argsort(-depth, kind="stable")  # equal depths together: a large class costs only its own queries
-        with tqdm(total=len(order), desc="neighbours", unit="query", disable=None if progress else True, leave=False) as bar:
+        with tqdm(
+            total=len(order), desc="neighbours", unit="query", disable=None if progress else True, leave=False
+        ) as bar:
             start = 0
             while start < len(order):
                 width = int(depth[order[start]]) + _SLACK + 1
