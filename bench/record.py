@@ -16,7 +16,6 @@ SCHEMA_VERSION = 1
 HARNESS_REVISION = 1
 
 State = Literal["done", "diverged", "error", "timeout", "interrupted"]
-CHECKPOINTS = ("last", "best_validation", "best_test")
 
 
 class _Frozen(BaseModel):

@@ -15,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-Purpose = Literal["init", "batches", "augmentation", "method"]
-
 
 def derive(seed: int, purpose: str) -> int:
     """A 63-bit seed for one purpose."""
