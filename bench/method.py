@@ -16,11 +16,15 @@ from bench.errors import UsageError
 from bench.protocol import Batch as BatchShape
 
 Scale = Literal["linear", "log"]
+Descriptor = Literal["mean", "max", "gem"]
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A method's hyper-parameter: default, range and scale of its search space, and what it means."""
+    """A method's hyper-parameter: default, range and scale of its search space, and what it means.
+
+    `method` marks one whose value is the name of another method, on which this one builds.
+    """
 
     default: float | int | bool | str
     low: float | None
@@ -28,6 +32,7 @@ class Hyperparameter:
     scale: Scale
     choices: tuple[str, ...]
     help: str
+    method: bool = False
 
 
 def hyper(
@@ -38,9 +43,10 @@ def hyper(
     scale: Scale = "linear",
     choices: tuple[str, ...] = (),
     help: str,
+    method: bool = False,
 ) -> Any:
     """Declare a hyper-parameter as a class attribute of a method; instances hold its value."""
-    return Hyperparameter(default, low, high, scale, choices, help)
+    return Hyperparameter(default, low, high, scale, choices, help, method)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Context:
         embedding_size: width of the embeddings.
         iterations: length of the run.
         device: where batches live.
+        targets: float32 (N, T) continuous labels of the training images, where the data set has them.
     """
 
     num_classes: int
@@ -62,6 +69,7 @@ class Context:
     embedding_size: int
     iterations: int
     device: torch.device
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,16 @@ class Method(nn.Module):
     numbers may be drawn from the global generators of torch, numpy and `random`: during every call
     they are the run's 'method' stream.
 
+    Class attributes:
+        name: as in plans, records and tables.
+        paper: key in results/published/papers.csv, or None.
+        trains: False for baselines.
+        by_default: part of a plan that names no methods; `--methods all` takes the others too.
+        order_matters: the order of images within a batch carries meaning to `loss`.
+        needs_targets: works on continuous labels; left out of plans on data sets without them.
+        descriptors: how the trunk's last feature map is pooled; several are concatenated, and
+            everything but ("mean",) is a departure from the protocol that tables show.
+
     Raises:
         UsageError: a hyper-parameter is unknown, of the wrong type or outside its range.
     """
@@ -128,6 +146,10 @@ class Method(nn.Module):
     name: ClassVar[str]
     paper: ClassVar[str | None] = None
     trains: ClassVar[bool] = True
+    by_default: ClassVar[bool] = True
+    order_matters: ClassVar[bool] = False
+    needs_targets: ClassVar[bool] = False
+    descriptors: ClassVar[tuple[Descriptor, ...]] = ("mean",)
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -189,7 +211,8 @@ class Method(nn.Module):
             "on_epoch": "sees training images between epochs",
             "parameter_groups": "own learning rates for own parameters",
         }
-        return [text for key, text in words.items() if getattr(cls, key) is not getattr(Method, key)]
+        found = [text for key, text in words.items() if getattr(cls, key) is not getattr(Method, key)]
+        return found if cls.descriptors == ("mean",) else [*found, f"{' + '.join(cls.descriptors)} pooled features"]
 
 
 def _checked(method: str, key: str, declared: Hyperparameter, value: Any) -> Any:

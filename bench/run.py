@@ -69,7 +69,7 @@ def _execute(
         method = info.cls(**spec.hyperparameters)
         draft.describe_method(method, info.path)
         streams = Streams(spec.seed)
-        learner = build_learner(protocol, method, trunk_builder(protocol), trunk_dim, part.labels, streams, device)
+        learner = build_learner(protocol, method, trunk_builder(protocol), trunk_dim, part, streams, device)
         draft.describe_learner(learner)
         held_out = None if validation is None else (PartInputs(side, validation.positions), validation)
         training = Training(learner, PartInputs(side, part.positions), part, held_out, streams, work, report, stop)

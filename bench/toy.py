@@ -79,7 +79,7 @@ class Toy:
         with self.streams.world("init"):
             self.trunk = nn.Sequential(nn.Linear(INPUT_DIM, TRUNK_DIM), nn.Tanh())
             self.embedder = self.method.embedder(TRUNK_DIM, size)
-        context = Context(CLASSES, self.labels, TRUNK_DIM, size, 100, torch.device("cpu"))
+        context = Context(CLASSES, self.labels, TRUNK_DIM, size, 100, torch.device("cpu"), self.targets)
         with self.streams.world("method"):
             self.method.build(context)
         self.optimizer = build_optimizer(OPTIMIZER, self.trunk, self.embedder, self.method)

@@ -17,20 +17,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import pairs
-from bench.method import Batch, Method, hyper
+from bench.method import hyper
+from bench.pair_method import PairMethod
 
 
-class Contrastive(Method):
+class Contrastive(PairMethod):
     """Cosine contrastive loss."""
 
     name = "contrastive"
     margin: float = hyper(0.5, low=0.0, high=0.9, help="cosine above which a negative pair is pushed apart")
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Attraction of all positive pairs plus repulsion of the negatives above the margin, per image."""
-        s = pairs.similarities(batch.embeddings)
-        positive, negative = pairs.pair_masks(batch.labels)
+    def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Attraction of all positive pairs plus repulsion of the negatives above the margin, per anchor."""
         pull = ((1 - s).clamp(min=0) * positive).sum()
         push = (s * (negative & (s > self.margin))).sum()
         return (pull + push) / len(s)

@@ -19,10 +19,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench import miners, pairs
-from bench.method import Batch, Method, hyper
+from bench.method import hyper
+from bench.pair_method import PairMethod
 
 
-class MultiSimilarity(Method):
+class MultiSimilarity(PairMethod):
     """Multi-similarity loss with its miner."""
 
     name = "multi_similarity"
@@ -32,10 +33,8 @@ class MultiSimilarity(Method):
     base: float = hyper(0.5, low=0.0, high=1.0, help="cosine that positives should exceed and negatives stay below")
     epsilon: float = hyper(0.1, low=0.0, high=0.8, help="mining slack, cosine")
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mine, then sum the two soft maxima of every anchor, divided by the batch size."""
-        s = pairs.similarities(batch.embeddings)
-        positive, negative = pairs.pair_masks(batch.labels)
+    def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Mine, then sum the two soft maxima of every anchor, divided by the number of anchors."""
         positive, negative = miners.multi_similarity(s, positive & (s < 1 - 1e-5), negative, self.epsilon)
         pull = pairs.log1p_sum_exp(-self.alpha * (s - self.base), positive, 1) / self.alpha
         push = pairs.log1p_sum_exp(self.beta * (s - self.base), negative, 1) / self.beta

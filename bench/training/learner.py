@@ -14,6 +14,7 @@ from bench.errors import Diverged, MethodError
 from bench.method import Context, Method
 from bench.protocol import Protocol
 from bench.training.inputs import Inputs, Positions
+from bench.training.parts import Part
 from bench.training.streams import Streams
 
 EVALUATION_BATCH = 128
@@ -120,7 +121,7 @@ def build_learner(
     method: Method,
     make_trunk: Callable[[], nn.Module] | None,
     trunk_dim: int,
-    labels: np.ndarray,
+    part: Part,
     streams: Streams,
     device: torch.device,
 ) -> Learner:
@@ -128,13 +129,15 @@ def build_learner(
     with streams.world("init"):
         trunk = None if make_trunk is None else make_trunk()
         embedder = method.embedder(trunk_dim, protocol.embedding.size)
+    labels, _, targets = part.tensors(device)
     context = Context(
-        num_classes=int(labels.max()) + 1,
-        labels=torch.from_numpy(labels).to(device),
+        num_classes=part.classes,
+        labels=labels,
         trunk_dim=trunk_dim,
         embedding_size=protocol.embedding.size,
         iterations=protocol.budget.iterations,
         device=device,
+        targets=targets,
     )
     with streams.world("method"):
         method.build(context)

@@ -42,7 +42,7 @@ def main() -> None:
         method = registry.get("contrastive").cls()
         make = lambda: build_trunk(protocol.trunk, protocol.images.crop)  # noqa: E731
         dim = trunk_dim(protocol.trunk.name)
-        return build_learner(protocol, method, make, dim, part.labels, streams, torch.device("cpu")), streams
+        return build_learner(protocol, method, make, dim, part, streams, torch.device("cpu")), streams
 
     def bare() -> float:
         built, streams = learner()
