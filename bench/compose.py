@@ -17,7 +17,7 @@ def create(name: str, **values: Any) -> Method:
     Raises:
         UsageError: no such method, or a hyper-parameter that it does not take.
     """
-    return registry.get(name).cls(**values)
+    return registry.get(name, registry.in_use()).cls(**values)
 
 
 def parameter_groups(inner: Sequence[Method], default: ParameterGroup) -> list[ParameterGroup]:

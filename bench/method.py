@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.errors import UsageError
+from bench.models.pooling import MEAN, Descriptors
+from bench.models.pooling import Descriptor as Descriptor
 from bench.protocol import Batch as BatchShape
 
 Scale = Literal["linear", "log"]
-Descriptor = Literal["mean", "max", "gem"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Method(nn.Module):
         needs_targets: works on continuous labels; left out of plans on data sets without them.
         descriptors: how the trunk's last feature map is pooled; several are concatenated, and
             everything but ("mean",) is a departure from the protocol that tables show.
+        variant_of: the method that a YAML line declared this one from, set by the registry.
 
     Raises:
         UsageError: a hyper-parameter is unknown, of the wrong type or outside its range.
@@ -149,7 +151,8 @@ class Method(nn.Module):
     by_default: ClassVar[bool] = True
     order_matters: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
-    descriptors: ClassVar[tuple[Descriptor, ...]] = ("mean",)
+    descriptors: ClassVar[Descriptors] = MEAN
+    variant_of: ClassVar[str | None] = None
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -212,7 +215,7 @@ class Method(nn.Module):
             "parameter_groups": "own learning rates for own parameters",
         }
         found = [text for key, text in words.items() if getattr(cls, key) is not getattr(Method, key)]
-        return found if cls.descriptors == ("mean",) else [*found, f"{' + '.join(cls.descriptors)} pooled features"]
+        return found if cls.descriptors == MEAN else [*found, f"{' + '.join(cls.descriptors)} pooled features"]
 
 
 def _checked(method: str, key: str, declared: Hyperparameter, value: Any) -> Any:

@@ -9,10 +9,12 @@ from pathlib import Path
 from bench import machine, registry
 from bench.data import catalog
 from bench.data.dataset import Dataset
-from bench.method import Method
+from bench.errors import UsageError
 from bench.models import weights
+from bench.models.pooling import Descriptors
 from bench.protocol import Protocol, load_protocol
 from bench.record import RunSpec
+from bench.registry import MethodInfo
 from bench.store import Store
 
 
@@ -28,12 +30,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one protocol on one data set."""
+    """The runs of one protocol on one data set; `left_out` are notes on methods that are not among them."""
 
     protocol: Protocol
     setting: Setting
     specs: tuple[RunSpec, ...]
     why_protocol: str
+    left_out: tuple[str, ...] = ()
+
+    def descriptors(self) -> list[Descriptors]:
+        """Poolings of the trunk that the methods ask for."""
+        known = registry.methods(self.setting.include)
+        return [known[name].cls.descriptors for name in dict.fromkeys(spec.method for spec in self.specs)]
 
     def missing(self) -> list[RunSpec]:
         """Specs without a finished record."""
@@ -66,8 +74,7 @@ def make_plan(
         setting = Setting(name, setting.data, setting.results, setting.include)
     protocol = load_protocol(name)
     dataset = open_dataset(dataset_name, setting.data, protocol)
-    known = registry.methods(setting.include)
-    chosen = list(methods) if methods else sorted(known, key=lambda n: (known[n].cls.trains, n))
+    chosen, left_out = _choose(dataset, methods, setting.include)
     folds: tuple[int | None, ...] = (None,) if protocol.folds is None else protocol.folds.use
     weights_hash = weights.content_hash(protocol.trunk.name, protocol.trunk.weights)[:12]
     specs = [
@@ -78,21 +85,44 @@ def make_plan(
             protocol_hash=protocol.hash,
             weights_hash=weights_hash,
             method=method,
-            method_hash=info.hash,
-            hyperparameters=defaults(info.cls),
+            method_hash=registry.identity(method, registry.defaults(info.cls), setting.include),
+            hyperparameters=registry.defaults(info.cls),
             fold=fold,
             seed=seed,
         )
-        for method, info in ((name, registry.get(name, setting.include)) for name in dict.fromkeys(chosen))
+        for method, info in chosen.items()
         for fold in folds
         for seed in (seeds if seeds else protocol.seeds)
     ]
-    return Plan(protocol, setting, tuple(specs), why)
+    return Plan(protocol, setting, tuple(specs), why, left_out)
 
 
-def defaults(method: type[Method]) -> dict[str, float | int | bool | str]:
-    """A method's hyper-parameters at their defaults."""
-    return {key: declared.default for key, declared in method.hyperparameters.items()}
+def _choose(
+    dataset: Dataset, names: Sequence[str] | None, include: Sequence[Path]
+) -> tuple[dict[str, MethodInfo], tuple[str, ...]]:
+    """Methods to run, baselines first where the caller names none, and notes on what is left out."""
+    asked_for_each = names is not None and list(names) != [registry.ALL]
+    chosen = registry.select(names, include)
+    notes = []
+    if not asked_for_each:
+        chosen = {name: chosen[name] for name in sorted(chosen, key=lambda n: (chosen[n].cls.trains, n))}
+    if dataset.targets is None:
+        unfit = [name for name, info in chosen.items() if info.cls.needs_targets]
+        if unfit and asked_for_each:
+            raise UsageError(
+                f"method(s) {', '.join(unfit)} learn from continuous labels, which data set '{dataset.name}' does not "
+                "have: choose another data set (bench list datasets) or other methods."
+            )
+        if unfit:
+            notes.append(f"{', '.join(unfit)} left out: '{dataset.name}' has no continuous labels")
+        chosen = {name: info for name, info in chosen.items() if name not in unfit}
+    if names is None:
+        others = sorted(set(registry.methods(include)) - set(registry.select(None, include)))
+        if others:
+            notes.append(
+                f"{len(others)} more methods on request: --methods {registry.ALL}, or names from `bench list methods`"
+            )
+    return chosen, tuple(notes)
 
 
 def default_protocol(dataset: Dataset) -> tuple[str, str]:

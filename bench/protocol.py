@@ -271,7 +271,7 @@ def load_protocol(name: str) -> Protocol:
     try:
         protocol = Protocol.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UsageError(yaml_file.explain(path, data, error, Protocol)) from None
+        raise UsageError(yaml_file.explain(path, error, Protocol)) from None
     expected = path.stem if name.endswith((".yaml", ".yml")) else name
     if protocol.name != expected:
         raise UsageError(f"{path}: key 'name' is '{protocol.name}' but the file is called '{expected}'.")

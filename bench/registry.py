@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -17,13 +17,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench import home
+from bench import home, variants
 from bench.data import seal
 from bench.errors import UsageError, unknown_name
 from bench.method import Method
 
 GROUP = "bench.methods"
+ALL = "all"
+YAML = (".yaml", ".yml")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_in_use: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class MethodInfo:
         cls: its class.
         path: its source file, relative to the working folder where it lies inside.
         hash: 12 hex digits over the code of that file: comments, docstrings and formatting do not count.
+            Of a method declared in YAML: over its declaration and the hash of what it builds on.
     """
 
     cls: type[Method]
@@ -46,20 +50,28 @@ def methods(include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
 
     Four sources in this order, an earlier one shadowing the later: `include` (files or folders), the
     benchmark folder's `methods/`, the shipped methods, packages with entry points in the group
-    'bench.methods'. Files whose name starts with an underscore are skipped.
+    'bench.methods'. A source holds Python files and YAML files of variants (`bench.variants`), whose
+    methods may build on those of any source. Files whose name starts with an underscore are skipped.
 
     Raises:
         UsageError: a path does not exist, a file cannot be imported or holds no method, or one
             source has two methods of one name.
     """
-    sources: list[Iterator[tuple[type[Method], Path]]] = [_from_files(_included(include))]
-    sources += [_from_files(_python_files(folder)) for folder in home.folders("methods")]
-    sources.append(_from_entry_points())
+    files = [_included(include), *(_method_files(folder) for folder in home.folders("methods"))]
+    written: list[dict[str, MethodInfo]] = [_written(_from_files(source)) for source in files]
+    written.append(_written(_from_entry_points()))
+    known: dict[str, MethodInfo] = {}
+    for source in written:
+        known = {**source, **known}
     found: dict[str, MethodInfo] = {}
-    for source in sources:
-        for name, info in _unique(source).items():
-            found.setdefault(name, info)
+    for own, paths in zip(written, [*files, []], strict=True):
+        found = {**own, **_declared(paths, own, known), **found}
     return dict(sorted(found.items()))
+
+
+def identity(name: str, values: Mapping[str, Any], include: Sequence[Path] = ()) -> str:
+    """12 hex digits over a method's code and that of the methods which its values name as its base."""
+    return _identity(name, values, methods(include))
 
 
 def get(name: str, include: Sequence[Path] = ()) -> MethodInfo:
@@ -75,18 +87,39 @@ def get(name: str, include: Sequence[Path] = ()) -> MethodInfo:
 
 
 def select(names: Sequence[str] | None, include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
-    """The named methods in the order given, or all for None.
+    """The named methods in the order given; those of the default table for None; every one for ['all'].
 
     Raises:
         UsageError: an unknown name; the message suggests the nearest. Else as `methods`.
     """
     found = methods(include)
-    for name in names or ():
+    if names is None:
+        return {name: info for name, info in found.items() if info.cls.by_default}
+    if list(names) == [ALL]:
+        return found
+    for name in names:
         if name not in found:
-            raise unknown_name("method", name, found)
-    return found if names is None else {name: found[name] for name in names}
+            raise unknown_name("method", name, [*found, ALL])
+    return {name: found[name] for name in names}
 
 
+def use(include: Sequence[Path]) -> None:
+    """Make methods of these paths known to `compose.create` in this process."""
+    global _in_use
+    _in_use = tuple(include)
+
+
+def in_use() -> tuple[Path, ...]:
+    """The paths given to `use`."""
+    return _in_use
+
+
+def defaults(method: type[Method]) -> dict[str, float | int | bool | str]:
+    """A method's hyper-parameters at their defaults."""
+    return {key: declared.default for key, declared in method.hyperparameters.items()}
+
+
+@cache
 def code_hash(source: str) -> str:
     """First 12 hex digits of the SHA-256 over Python source without comments, docstrings and formatting."""
     tree = ast.parse(source)
@@ -98,23 +131,69 @@ def code_hash(source: str) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
 
 
-def _unique(source: Iterator[tuple[type[Method], Path]]) -> dict[str, MethodInfo]:
+def _written(source: Iterator[tuple[type[Method], Path]]) -> dict[str, MethodInfo]:
     found: dict[str, MethodInfo] = {}
     for cls, path in source:
-        shown = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-        if cls.name in found:
-            raise UsageError(f"method '{cls.name}' is defined twice: in {found[cls.name].path} and in {shown}.")
-        found[cls.name] = MethodInfo(cls, shown, code_hash(path.read_text("utf-8")))
+        _refuse_twice(cls.name, path, found)
+        found[cls.name] = MethodInfo(cls, _shown(path), code_hash(path.read_text("utf-8")))
     return found
+
+
+def _declared(
+    paths: Sequence[Path], own: Mapping[str, MethodInfo], known: Mapping[str, MethodInfo]
+) -> dict[str, MethodInfo]:
+    bases = {name: (info.cls, info.hash) for name, info in known.items()}
+    found: dict[str, MethodInfo] = {}
+    for path in paths:
+        if path.suffix not in YAML:
+            continue
+        for name, entry in variants.read(path).items():
+            _refuse_twice(name, path, {**own, **found})
+            if not _NAME.fullmatch(name):
+                raise UsageError(f"{path}: '{name}' is no method name: lower-case letters, digits, '_' and '-'.")
+            found[name] = MethodInfo(*_declare(name, entry.model_dump_json(), path, tuple(bases.items())))
+    return found
+
+
+@cache
+def _declare(
+    name: str, entry: str, path: Path, bases: tuple[tuple[str, tuple[type[Method], str]], ...]
+) -> tuple[type[Method], str, str]:
+    """Once for each content: classes stay identical between calls."""
+    cls, content = variants.declare(name, variants.Entry.model_validate_json(entry), path, dict(bases))
+    return cls, _shown(path), content
+
+
+def _refuse_twice(name: str, path: Path, found: Mapping[str, MethodInfo]) -> None:
+    if name == ALL:
+        raise UsageError(f"{_shown(path)}: '{ALL}' cannot name a method: it stands for every one.")
+    if name in found:
+        raise UsageError(f"method '{name}' is defined twice: in {found[name].path} and in {_shown(path)}.")
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _identity(name: str, values: Mapping[str, Any], found: Mapping[str, MethodInfo]) -> str:
+    info = found[name]
+    inner = [str(values[key]) for key, declared in info.cls.hyperparameters.items() if declared.method]
+    if not inner:
+        return info.hash
+    for base in inner:
+        if base not in found:
+            raise UsageError(f"method '{name}': {unknown_name('method', base, found)}")
+    parts = [info.hash, *(_identity(base, defaults(found[base].cls), found) for base in inner)]
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:12]
 
 
 def _included(include: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in include:
         if path.is_dir():
-            inside = _python_files(path)
+            inside = _method_files(path)
             if not inside:
-                raise UsageError(f"--include {path}: the folder has no Python file with a method.")
+                raise UsageError(f"--include {path}: the folder has no Python or YAML file with a method.")
             files += inside
         elif path.is_file():
             files.append(path.resolve())
@@ -123,12 +202,15 @@ def _included(include: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _python_files(folder: Path) -> list[Path]:
-    return sorted(path.resolve() for path in folder.glob("*.py") if not path.name.startswith("_"))
+def _method_files(folder: Path) -> list[Path]:
+    files = [path for path in folder.iterdir() if path.suffix in (".py", *YAML)]
+    return sorted(path.resolve() for path in files if not path.name.startswith("_"))
 
 
 def _from_files(files: Sequence[Path]) -> Iterator[tuple[type[Method], Path]]:
     for path in files:
+        if path.suffix in YAML:
+            continue
         try:
             source = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:

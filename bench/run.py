@@ -60,16 +60,17 @@ def _execute(
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
     dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
     part, validation = split_training_side(dataset, protocol.folds, spec.fold)
-    side, trunk_dim = open_side(dataset, "train", protocol, device)
+    registry.use(setting.include)
+    info = registry.get(spec.method, setting.include)
+    side, trunk_dim = open_side(dataset, "train", protocol, device, info.cls.descriptors)
     draft.describe_dataset(dataset, protocol, validation)
     del dataset  # nothing that training code can reach leads to the test classes
 
     with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
-        info = registry.get(spec.method, setting.include)
         method = info.cls(**spec.hyperparameters)
         draft.describe_method(method, info.path)
-        streams = Streams(spec.seed)
-        learner = build_learner(protocol, method, trunk_builder(protocol), trunk_dim, part, streams, device)
+        streams, make_trunk = Streams(spec.seed), trunk_builder(protocol, info.cls.descriptors)
+        learner = build_learner(protocol, method, make_trunk, trunk_dim, part, streams, device)
         draft.describe_learner(learner)
         held_out = None if validation is None else (PartInputs(side, validation.positions), validation)
         training = Training(learner, PartInputs(side, part.positions), part, held_out, streams, work, report, stop)

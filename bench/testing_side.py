@@ -35,7 +35,7 @@ def evaluate_kept(
     The best on test is found by looking at the test side: optimistic, and only there to measure the gap.
     """
     protocol = learner.protocol
-    inputs, _ = open_side(dataset, "test", protocol, learner.device)
+    inputs, _ = open_side(dataset, "test", protocol, learner.device, learner.method.descriptors)
     rows = dataset.split.test
     labels = dataset.labels[rows]
     query = None if dataset.split.gallery is None else np.arange(len(rows)) < len(dataset.split.query)

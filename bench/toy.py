@@ -74,12 +74,12 @@ class Toy:
         centres = data.standard_normal((CLASSES, INPUT_DIM))[self.labels.numpy()]
         self.inputs = torch.from_numpy(centres + 0.7 * data.standard_normal((COUNT, INPUT_DIM))).float()
         self.targets = torch.from_numpy(data.standard_normal((COUNT, 2))).float()
-        self.size, self.step = size, 0
+        self.size, self.step, self.trunk_dim = size, 0, TRUNK_DIM * len(cls.descriptors)
         self.method = cls(**(values or {}))
         with self.streams.world("init"):
-            self.trunk = nn.Sequential(nn.Linear(INPUT_DIM, TRUNK_DIM), nn.Tanh())
-            self.embedder = self.method.embedder(TRUNK_DIM, size)
-        context = Context(CLASSES, self.labels, TRUNK_DIM, size, 100, torch.device("cpu"), self.targets)
+            self.trunk = nn.Sequential(nn.Linear(INPUT_DIM, self.trunk_dim), nn.Tanh())
+            self.embedder = self.method.embedder(self.trunk_dim, size)
+        context = Context(CLASSES, self.labels, self.trunk_dim, size, 100, torch.device("cpu"), self.targets)
         with self.streams.world("method"):
             self.method.build(context)
         self.optimizer = build_optimizer(OPTIMIZER, self.trunk, self.embedder, self.method)
@@ -98,7 +98,7 @@ class Toy:
 
     def artificial(self, embeddings: Tensor, rows: Tensor) -> Batch:
         """A batch with given embeddings (B, D) instead of the network's."""
-        features = embeddings.repeat(1, -(-TRUNK_DIM // embeddings.shape[1]))[:, :TRUNK_DIM]
+        features = embeddings.repeat(1, -(-self.trunk_dim // embeddings.shape[1]))[:, : self.trunk_dim]
         return self._batch(embeddings, embeddings, features, rows)
 
     def batches(self) -> Iterator[NDArray[np.int64]]:

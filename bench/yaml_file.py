@@ -55,11 +55,11 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def explain(path: Path, data: dict[str, Any], error: ValidationError, model: type[BaseModel]) -> str:
+def explain(where: Path | str, error: ValidationError, model: type[BaseModel]) -> str:
     """One line a fault: file, key, what was found, what is allowed."""
-    lines = [f"{path}: {error.error_count()} invalid value(s)."]
+    lines = [f"{where}: {error.error_count()} invalid value(s)."]
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        key = ".".join(str(part) for part in fault["loc"]) or "(all)"
         if fault["type"] == "extra_forbidden":
             allowed = _keys(model, fault["loc"][:-1])
             near = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)

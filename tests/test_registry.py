@@ -99,7 +99,7 @@ def test_a_file_that_is_no_method_is_named_with_the_cause(tmp_path: Path, conten
 def test_paths_that_do_not_exist_or_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         registry.methods([tmp_path / "absent.py"])
-    with pytest.raises(UsageError, match="no Python file"):
+    with pytest.raises(UsageError, match="no Python or YAML file"):
         registry.methods([tmp_path])
     text = tmp_path / "notes.txt"
     text.write_text("hello")

@@ -20,7 +20,9 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="", metavar="P", help="protocol name or YAML file (default: the data set's)"
     )
-    parser.add_argument("--methods", type=names, metavar="A,B", help="methods (default: all)")
+    parser.add_argument(
+        "--methods", type=names, metavar="A,B", help="methods, or 'all' (default: those of the first table)"
+    )
     parser.add_argument("--seeds", type=seeds, metavar="0,1", help="seeds (default: the protocol's)")
     parser.add_argument("--data", metavar="DIR", help="where data sets lie (default: $BENCH_DATA, else ./data)")
     add_results_argument(parser)

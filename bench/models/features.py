@@ -28,6 +28,7 @@ from bench.data.cache import ImageStore, open_images
 from bench.data.dataset import Dataset
 from bench.data.transforms import eval_batch
 from bench.models import weights
+from bench.models.pooling import MEAN, Descriptors
 from bench.models.trunks import TrunkModule, build_trunk, trunk_input
 from bench.protocol import Protocol
 
@@ -39,7 +40,13 @@ BATCH_PIXELS = {"cpu": 16 * 224**2, "cuda": 256 * 224**2}
 RANDOM_TRUNK_SEED = 0
 
 
-def prepare_features(dataset: Dataset, protocol: Protocol, device: torch.device, progress: bool = True) -> None:
+def prepare_features(
+    dataset: Dataset,
+    protocol: Protocol,
+    device: torch.device,
+    progress: bool = True,
+    descriptors: Descriptors = MEAN,
+) -> None:
     """Embed both sides with the protocol's frozen trunk and cache the features; at once if they are there.
 
     Raises:
@@ -48,10 +55,10 @@ def prepare_features(dataset: Dataset, protocol: Protocol, device: torch.device,
     """
     seal.check(f"the test side of {dataset.name}")
     for side in ("train", "test"):
-        _ensure(dataset, side, protocol, device, progress)
+        _ensure(dataset, side, protocol, descriptors, device, progress)
 
 
-def open_features(dataset: Dataset, side: Side, protocol: Protocol) -> Tensor:
+def open_features(dataset: Dataset, side: Side, protocol: Protocol, descriptors: Descriptors = MEAN) -> Tensor:
     """Features float32 (N, F); row j is the trunk's output for position j of the side. Embedded now if not cached.
 
     Raises:
@@ -61,10 +68,10 @@ def open_features(dataset: Dataset, side: Side, protocol: Protocol) -> Tensor:
     if side == "test":
         seal.check(f"the test features of {dataset.name}")
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
-    return load_file(_ensure(dataset, side, protocol, device, progress=False))["features"]
+    return load_file(_ensure(dataset, side, protocol, descriptors, device, progress=False))["features"]
 
 
-def features_key(dataset: Dataset, side: Side, protocol: Protocol) -> str:
+def features_key(dataset: Dataset, side: Side, protocol: Protocol, descriptors: Descriptors = MEAN) -> str:
     """16 hex digits over whatever changes the features of a side."""
     form = trunk_input(protocol.trunk.name)
     content = {
@@ -77,12 +84,15 @@ def features_key(dataset: Dataset, side: Side, protocol: Protocol) -> str:
         "trunk": protocol.trunk.name,
         "weights": weights.content_hash(protocol.trunk.name, protocol.trunk.weights),
         "precision": protocol.precision,
+        "descriptors": descriptors,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _ensure(dataset: Dataset, side: Side, protocol: Protocol, device: torch.device, progress: bool) -> Path:
-    key = features_key(dataset, side, protocol)
+def _ensure(
+    dataset: Dataset, side: Side, protocol: Protocol, descriptors: Descriptors, device: torch.device, progress: bool
+) -> Path:
+    key = features_key(dataset, side, protocol, descriptors)
     path = home.cache_folder() / "features" / f"{dataset.name}-{side}-{protocol.trunk.name}-{key}.safetensors"
     if path.is_file():
         return path
@@ -92,7 +102,7 @@ def _ensure(dataset: Dataset, side: Side, protocol: Protocol, device: torch.devi
             form = trunk_input(protocol.trunk.name)
             store = open_images(dataset, side, protocol.images.resize, form.channels)
             features = embed_images(
-                _frozen_trunk(protocol), store, protocol, device, progress, f"features, {side} side"
+                _frozen_trunk(protocol, descriptors), store, protocol, device, progress, f"features, {side} side"
             )
             temporary = path.with_suffix(".tmp")
             save_file({"features": features}, temporary)
@@ -122,11 +132,11 @@ def embed_images(
     return features
 
 
-def _frozen_trunk(protocol: Protocol) -> TrunkModule:
+def _frozen_trunk(protocol: Protocol, descriptors: Descriptors) -> TrunkModule:
     """The trunk; random weights are the same for all runs, as their features are shared by all seeds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_TRUNK_SEED)
-        return build_trunk(protocol.trunk, protocol.images.crop)
+        return build_trunk(protocol.trunk, protocol.images.crop, descriptors)
 
 
 @contextmanager

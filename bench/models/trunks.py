@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.models import weights
 from bench.models.catalog import TrunkInfo, trunk_dim, trunk_info, trunk_input, trunk_names
+from bench.models.pooling import MEAN, Descriptors, GlobalPool
 from bench.protocol import Trunk
 
 __all__ = ["TrunkModule", "build_trunk", "trunk_dim", "trunk_info", "trunk_input", "trunk_names"]
@@ -23,9 +24,9 @@ class TrunkModule(nn.Module):
     are still trained.
     """
 
-    def __init__(self, info: TrunkInfo, net: nn.Module, batch_norm: Literal["train", "frozen"]) -> None:
+    def __init__(self, info: TrunkInfo, net: nn.Module, batch_norm: Literal["train", "frozen"], dim: int) -> None:
         super().__init__()
-        self.dim = info.dim
+        self.dim = dim
         self.input = info.input
         self.batch_norm = batch_norm
         self.net = net
@@ -46,12 +47,13 @@ class TrunkModule(nn.Module):
         return self
 
 
-def build_trunk(spec: Trunk, crop: int) -> TrunkModule:
+def build_trunk(spec: Trunk, crop: int, descriptors: Descriptors = MEAN) -> TrunkModule:
     """A trunk as a protocol asks for it, channels-last, its random weights drawn from torch's global generator.
 
     Args:
         spec: name, weights ('none', 'imagenet' or a local file) and batch-norm mode.
         crop: side of the evaluation crop in pixels; EfficientNet-Lite derives its uneven padding from it.
+        descriptors: how the last feature maps are pooled; several are concatenated.
 
     Raises:
         UsageError: unknown trunk, or weights that are missing, unreadable or of another network.
@@ -62,7 +64,8 @@ def build_trunk(spec: Trunk, crop: int) -> TrunkModule:
     if source is not None:
         weights.load(net, source, spec.name)
     _train_depthwise_in_full_precision(net)
-    trunk = TrunkModule(info, net, spec.batch_norm)
+    net.avgpool = GlobalPool(descriptors)
+    trunk = TrunkModule(info, net, spec.batch_norm, info.dim * len(descriptors))
     return trunk.to(memory_format=torch.channels_last)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -11,20 +11,32 @@ from torch import nn
 from bench.data.cache import open_images, prepare_images
 from bench.data.dataset import Dataset
 from bench.models.features import open_features, prepare_features
+from bench.models.pooling import MEAN, Descriptors
 from bench.models.trunks import build_trunk, trunk_dim, trunk_input
 from bench.protocol import Protocol
 from bench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
 
-def prepare(dataset: Dataset, protocol: Protocol, device: torch.device, progress: bool = True) -> None:
+def prepare(
+    dataset: Dataset,
+    protocol: Protocol,
+    device: torch.device,
+    progress: bool = True,
+    descriptors: Iterable[Descriptors] = (MEAN,),
+) -> None:
     """Decode all images once, and embed them once where the trunk is frozen; quick when it is done already."""
     prepare_images(dataset, protocol.images.resize, trunk_input(protocol.trunk.name).channels, progress)
     if protocol.trunk.frozen:
-        prepare_features(dataset, protocol, device, progress)
+        for wanted in dict.fromkeys(descriptors):
+            prepare_features(dataset, protocol, device, progress, wanted)
 
 
 def open_side(
-    dataset: Dataset, side: Literal["train", "test"], protocol: Protocol, device: torch.device
+    dataset: Dataset,
+    side: Literal["train", "test"],
+    protocol: Protocol,
+    device: torch.device,
+    descriptors: Descriptors = MEAN,
 ) -> tuple[Inputs, int]:
     """Network inputs of a side and the width of the trunk's features.
 
@@ -32,15 +44,15 @@ def open_side(
         SealedError: the test side, while a run is training.
     """
     if protocol.trunk.frozen:
-        features = open_features(dataset, side, protocol)
+        features = open_features(dataset, side, protocol, descriptors)
         return FeatureInputs(features.to(device)), features.shape[1]
     form = trunk_input(protocol.trunk.name)
     store = open_images(dataset, side, protocol.images.resize, form.channels)
-    return ImageInputs(store, protocol.images, form), trunk_dim(protocol.trunk.name)
+    return ImageInputs(store, protocol.images, form), trunk_dim(protocol.trunk.name) * len(descriptors)
 
 
-def trunk_builder(protocol: Protocol) -> Callable[[], nn.Module] | None:
+def trunk_builder(protocol: Protocol, descriptors: Descriptors = MEAN) -> Callable[[], nn.Module] | None:
     """Builds the trunk, or None where it is frozen and its features are the input."""
     if protocol.trunk.frozen:
         return None
-    return lambda: build_trunk(protocol.trunk, protocol.images.crop)
+    return lambda: build_trunk(protocol.trunk, protocol.images.crop, descriptors)

