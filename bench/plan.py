@@ -74,6 +74,11 @@ def make_plan(
         setting = Setting(name, setting.data, setting.results, setting.include)
     protocol = load_protocol(name)
     dataset = open_dataset(dataset_name, setting.data, protocol)
+    if protocol.evaluation.graded is not None and dataset.targets is None:
+        raise UsageError(
+            f"protocol '{protocol.name}' evaluates continuous labels (evaluation.graded), which data set "
+            f"'{dataset.name}' does not have: choose another protocol or data set."
+        )
     chosen, left_out = _choose(dataset, methods, setting.include)
     folds: tuple[int | None, ...] = (None,) if protocol.folds is None else protocol.folds.use
     weights_hash = weights.content_hash(protocol.trunk.name, protocol.trunk.weights)[:12]

@@ -155,6 +155,12 @@ class Selection(Section):
     split: Literal["validation", "last", "test"] = "validation"
 
 
+def _distinct_ranks(ks: tuple[int, ...]) -> tuple[int, ...]:
+    if not ks or len(set(ks)) < len(ks):
+        raise ValueError(f"found {list(ks)}; distinct ranks, at least one, are allowed")
+    return ks
+
+
 class Clustering(Section):
     """k-means settings for NMI, AMI and pairwise F1; k = number of classes evaluated."""
 
@@ -164,23 +170,37 @@ class Clustering(Section):
     average: Literal["arithmetic", "geometric", "min", "max"] = "arithmetic"
 
 
+class Graded(Section):
+    """Metrics under continuous labels: mean label distance of the K nearest, and nDCG at K."""
+
+    distance_at: tuple[Positive, ...] = (1, 10)
+    ndcg_at: tuple[Positive, ...] = (10, 100)
+
+    @field_validator("distance_at", "ndcg_at")
+    @classmethod
+    def _distinct(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct_ranks(ks)
+
+
 class Evaluation(Section):
     """Metrics of the test split. Self-match by index and pessimistic ties are not optional."""
 
     recall_at: tuple[Positive, ...] = (1, 2, 4, 8)
     clustering: Clustering | None = Clustering()
+    graded: Graded | None = Field(default=None, description="for data sets with continuous labels only")
 
     @field_validator("recall_at")
     @classmethod
     def _distinct(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if not ks or len(set(ks)) < len(ks):
-            raise ValueError(f"found {list(ks)}; distinct ranks, at least one, are allowed")
-        return ks
+        return _distinct_ranks(ks)
 
     @property
     def selectable(self) -> list[str]:
         """Metrics that every evaluation during training computes (clustering is done at the end only)."""
-        return ["map_at_r", "r_precision", "precision_at_1", *(f"recall_at_{k}" for k in self.recall_at)]
+        ranks = [*(f"recall_at_{k}" for k in self.recall_at)]
+        if self.graded is not None:
+            ranks += [f"ndcg_at_{k}" for k in self.graded.ndcg_at]
+        return ["map_at_r", "r_precision", "precision_at_1", *ranks]
 
 
 class Interval(Section):

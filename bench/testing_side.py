@@ -38,14 +38,15 @@ def evaluate_kept(
     inputs, _ = open_side(dataset, "test", protocol, learner.device, learner.method.descriptors)
     rows = dataset.split.test
     labels = dataset.labels[rows]
+    targets = None if dataset.targets is None else dataset.targets[rows]
     query = None if dataset.split.gallery is None else np.arange(len(rows)) < len(dataset.split.query)
     metric, best, best_step = protocol.selection.metric, float("-inf"), 0
     kept: dict[int, NDArray[np.float32]] = {}
     for done, point in enumerate(draft.curves, start=1):
         learner.load_weights(checkpoint.kept(work / "kept", point.step))
         _, embeddings = learner.embed(inputs, len(rows))
-        ks = protocol.evaluation.recall_at
-        scores = evaluate(embeddings, labels, query=query, ks=ks, clustering=None).metrics
+        ks, graded = protocol.evaluation.recall_at, protocol.evaluation.graded
+        scores = evaluate(embeddings, labels, query=query, ks=ks, targets=targets, graded=graded).metrics
         draft.curves[done - 1] = point.model_copy(update={"test": scores})
         if scores[metric] > best:
             if best_step not in choice.values():
@@ -62,7 +63,13 @@ def evaluate_kept(
         if step not in full:
             settings = protocol.evaluation
             full[step] = evaluate(
-                kept[step], labels, query=query, ks=settings.recall_at, clustering=settings.clustering
+                kept[step],
+                labels,
+                query=query,
+                ks=settings.recall_at,
+                clustering=settings.clustering,
+                targets=targets,
+                graded=settings.graded,
             )
         draft.metrics[name] = full[step].metrics
     headline = draft.steps[headline_name(protocol.selection.split)]

@@ -142,7 +142,9 @@ def _gradients(cls: type[Method]) -> str:
 
 
 def _permutation(cls: type[Method]) -> str:
-    """The order of the images in a batch does not matter."""
+    """The order of the images in a batch does not matter, unless the method declares that it does."""
+    if cls.order_matters:
+        raise _Skipped("declared: the order of images in a batch carries meaning")
     toy = Toy(cls)
     generator = torch.Generator().manual_seed(1)
     rows = torch.arange(SHAPE.size)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.parity_report import ParityReport
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "summary": "seconds, for tests",
@@ -29,6 +31,16 @@ TINY: dict[str, Any] = {
     "evaluation": {"recall_at": [1, 2]},
     "subset": {"train_classes": 16, "test_classes": 8},
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parity-report", type=Path, metavar="FILE", help="write what the parity tests compared")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--parity-report")
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(ParityReport(path))
 
 
 @pytest.fixture(scope="session", autouse=True)

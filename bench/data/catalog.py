@@ -17,6 +17,7 @@ from bench.protocol import Subset
 _LOADERS = {
     "glyphs": "bench.data.glyphs",
     "digits": "bench.data.digits",
+    "posed_glyphs": "bench.data.posed_glyphs",
     "cars196": "bench.data.cars196",
     "image_folder": "bench.data.image_folder",
 }

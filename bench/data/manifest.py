@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from bench.data.dataset import Labels, Manifest, Split
 
 
-def manifest_of_arrays(images: NDArray[np.uint8], labels: Labels, split: Split, layout: str) -> Manifest:
-    """Manifest of images held in memory; the content hash covers every pixel, label and side."""
+def manifest_of_arrays(
+    images: NDArray[np.uint8], labels: Labels, split: Split, layout: str, targets: NDArray[np.float64] | None = None
+) -> Manifest:
+    """Manifest of images held in memory; the content hash covers every pixel, label (also continuous) and side."""
     digest = hashlib.sha256(f"{images.shape}".encode())
     digest.update(np.ascontiguousarray(images).data)
+    if targets is not None:
+        digest.update(np.ascontiguousarray(targets, dtype="<f4").data)
     return _manifest(digest.digest(), labels, split, layout)
 
 

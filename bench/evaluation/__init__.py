@@ -18,7 +18,7 @@ from bench.errors import DataError, Diverged, UsageError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics as fractions, and the scores behind them for the Q scored queries.
+    """Metrics as fractions (mean label distances aside), and the scores behind them for the Q scored queries.
 
     `per_query` holds hit_at_1 uint8 (Q,), average_precision_at_r float32 (Q,), r_precision float32 (Q,);
     `queries` int64 (Q,) and `neighbours` int64 (Q, at most the number asked for) are row indices;
@@ -39,6 +39,8 @@ def evaluate(
     query: NDArray[np.bool_] | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     clustering: protocol.Clustering | None = None,
+    targets: NDArray[np.float64] | None = None,
+    graded: protocol.Graded | None = None,
     neighbours: int = 10,
     progress: bool = False,
 ) -> Evaluation:
@@ -61,6 +63,8 @@ def evaluate(
         query: bool (N,), rows that search the other rows; None: every row searches all the others.
         ks: K of Recall@K; may exceed the size of the gallery.
         clustering: k-means settings for nmi, ami and f1; None leaves them out.
+        targets: (N, T) continuous labels, for `graded`.
+        graded: ranks of label_distance_at_<K> (not a fraction, lower is better) and ndcg_at_<K>.
         neighbours: nearest rows to return for each query.
         progress: show a progress bar.
 
@@ -84,6 +88,12 @@ def evaluate(
         from bench.evaluation.clustering import clustering_metrics
 
         metrics |= clustering_metrics(embeddings, dense, clustering)
+    if graded is not None:
+        from bench.evaluation.graded import graded_metrics
+
+        if targets is None:
+            raise UsageError("graded metrics need continuous labels (targets), which this data set does not have.")
+        metrics |= graded_metrics(embeddings, targets, query, graded.distance_at, graded.ndcg_at)
     return Evaluation(
         metrics=metrics,
         per_query={

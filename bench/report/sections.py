@@ -130,8 +130,9 @@ class Section:
 
     @property
     def metric(self) -> str:
-        """The metric that tables are sorted by."""
-        return "map_at_r"
+        """The metric that tables are sorted by: MAP@R, or nDCG where the protocol selects by it."""
+        selected = str(self.protocol["selection"]["metric"])
+        return selected if selected.startswith("ndcg") else "map_at_r"
 
     @property
     def seeds(self) -> list[int]:

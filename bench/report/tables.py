@@ -62,8 +62,11 @@ def interval(row: Row, section: Section, checkpoint: str, metric: str) -> Interv
 
 def ranking(section: Section, checkpoint: str, metric: str) -> Ranking | None:
     """Best and tied rows by anchor, among the rows that may be called best."""
+    sign = -1 if text.lower_is_better(metric) else 1
     rows = {row.anchor: row.values(checkpoint, metric) for row in section.comparable_rows}
-    return rank(rows, section.level)
+    return rank(
+        {name: {seed: sign * value for seed, value in seeds.items()} for name, seeds in rows.items()}, section.level
+    )
 
 
 def results_table(section: Section) -> Table:
@@ -186,8 +189,9 @@ def _interval_cell(row: Row, section: Section, checkpoint: str, metric: str) -> 
     found = interval(row, section, checkpoint, metric)
     if found is None:
         return Cell("—", mark="weak", tip="no finished run has this number")
-    seeds = ", ".join(f"seed {seed}: {text.percent(value)}" for seed, value in values.items())
-    return Cell(text.percent(found.mean), text.plus_minus(found), "", row.anchor, f"n = {found.n}; {seeds}")
+    seeds = ", ".join(f"seed {seed}: {text.value(metric, value)}" for seed, value in values.items())
+    shown = text.value(metric, found.mean)
+    return Cell(shown, text.plus_minus(found, metric), "", row.anchor, f"n = {found.n}; {seeds}")
 
 
 def _gap_cell(row: Row, section: Section, against: str) -> Cell:
@@ -225,9 +229,14 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
         yield f"Checkpoint: the step with the best {label} on validation classes, fixed before the test side is opened."
     else:
         yield "Checkpoint: the last step; nothing is selected."
+    units = (
+        "; label distances (↓, lower is better) in units of the labels"
+        if any(map(text.lower_is_better, section.metrics))
+        else ""
+    )
     folds = " A seed's value is the mean over its folds." if len(section.folds) > 1 else ""
     yield (
-        f"Percent. Mean over n seeds ± half the {level} interval (Student t, n − 1 degrees of freedom).{folds} "
+        f"Percent{units}. Mean over n seeds ± half the {level} interval (Student t, n − 1 degrees of freedom).{folds} "
         f"Sorted by {text.metric_label(section.metric)}."
     )
     most = max((len(row.values(section.headline, section.metric)) for row in section.rows), default=0)
@@ -235,7 +244,7 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
         yield "One seed: no interval and no test. Differences may be noise, and nothing is marked as tied."
     else:
         yield (
-            f"Bold: the highest mean of the column. ≈: not told apart from it by a paired t-test over the seeds that "
+            f"Bold: the best mean of the column. ≈: not told apart from it by a paired t-test over the seeds that "
             f"both have (p ≥ {1 - section.level:g}, no correction for the number of methods); not shown to be equal."
         )
         if any(ranked and ranked.untested for ranked in rankings.values()):

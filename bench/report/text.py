@@ -20,25 +20,38 @@ _METRIC_LABELS = {
     "ami": "AMI",
     "f1": "F1",
 }
-_ORDER = ("recall", "precision_at_1", "r_precision", "map_at_r", "nmi", "ami", "f1")
+_ORDER = ("recall", "precision_at_1", "r_precision", "map_at_r", "nmi", "ami", "f1", "ndcg", "label_distance")
 
 
 def metric_label(name: str) -> str:
     """A metric's name in tables: 'recall_at_8' is 'Recall@8'."""
-    if match := re.fullmatch(r"recall_at_(\d+)", name):
-        return f"Recall@{match[1]}"
+    if match := re.fullmatch(r"(recall|ndcg|label_distance)_at_(\d+)", name):
+        kind = {"recall": "Recall", "ndcg": "nDCG", "label_distance": "↓ Label distance"}[match[1]]
+        return f"{kind}@{match[2]}"
     return _METRIC_LABELS.get(name, name)
 
 
 def metric_order(names: Iterable[str]) -> list[str]:
-    """Metrics in the order of tables: Recall@K by K, R-Precision, MAP@R, clustering, then others by name."""
+    """Metrics in the order of tables: Recall@K by K, R-Precision, MAP@R, clustering, graded ones by K, then others."""
 
     def key(name: str) -> tuple[int, int, str]:
         if match := re.fullmatch(r"recall_at_(\d+)", name):
             return 0, int(match[1]), name
+        if match := re.fullmatch(r"(?:ndcg|label_distance)_at_(\d+)", name):
+            return len(_ORDER) - 1 + lower_is_better(name), int(match[1]), name
         return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), 0, name
 
     return sorted(set(names), key=key)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a smaller value of a metric is the better one; such metrics are no fractions either."""
+    return name.startswith("label_distance_at_")
+
+
+def value(metric: str, number: float) -> str:
+    """A metric's value as tables show it: fractions in percent, label distances in their own units."""
+    return f"{number:.3f}" if lower_is_better(metric) else percent(number)
 
 
 def percent(fraction: float) -> str:
@@ -52,9 +65,9 @@ def points(fraction: float) -> str:
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
-def plus_minus(interval: Interval) -> str:
-    """The interval's half width behind a mean in percent; empty with one value."""
-    return "" if interval.half_width is None else f"± {percent(interval.half_width)}"
+def plus_minus(interval: Interval, metric: str = "") -> str:
+    """The interval's half width behind a mean, written as `value` writes the metric; empty with one value."""
+    return "" if interval.half_width is None else f"± {value(metric, interval.half_width)}"
 
 
 def duration(seconds: float) -> str:

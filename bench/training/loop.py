@@ -196,7 +196,10 @@ class Training:
             return None
         inputs, part = self.validation
         _, embeddings = self.learner.embed(inputs, len(part.labels))
-        return evaluate(embeddings, part.labels, ks=self.protocol.evaluation.recall_at, clustering=None).metrics
+        settings = self.protocol.evaluation
+        return evaluate(
+            embeddings, part.labels, ks=settings.recall_at, targets=part.targets, graded=settings.graded
+        ).metrics
 
     def _out_of_patience(self) -> bool:
         patience, state = self.protocol.budget.patience, self.progress
