@@ -38,25 +38,24 @@ def multi_similarity(similarity: Tensor, positive: Tensor, negative: Tensor, eps
 
 
 @torch.no_grad()
-def semi_hard(distance: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+def semi_hard(distance: Tensor, positive: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """All semi-hard triplets: the negative is farther than the positive, but by no more than the margin.
 
     (Schroff et al. 2015, section 3.2: d_ap < d_an, inside the margin.)
 
     Args:
-        distance: (B, B).
-        labels: int64 (B,).
+        distance: (A, R), anchors and references.
+        positive: bool (A, R).
+        negative: bool (A, R).
         margin: width of the window, in units of `distance`.
 
     Returns:
-        anchor int64 (T,) and positive int64 (T,) of every positive pair, and bool (T, B): which images
-        are semi-hard negatives of that pair.
+        anchor int64 (T,) and reference int64 (T,) of every positive pair, and bool (T, R): which
+        references are semi-hard negatives of that pair.
     """
-    positive_mask, negative_mask = pairs.pair_masks(labels)
-    anchor, positive = positive_mask.nonzero(as_tuple=True)
-    gap = distance.index_select(0, anchor) - distance[anchor, positive][:, None]
-    negative = negative_mask.index_select(0, anchor) & (gap > 0) & (gap <= margin)
-    return anchor, positive, negative
+    anchor, reference = positive.nonzero(as_tuple=True)
+    gap = distance.index_select(0, anchor) - distance[anchor, reference][:, None]
+    return anchor, reference, negative.index_select(0, anchor) & (gap > 0) & (gap <= margin)
 
 
 @torch.no_grad()

@@ -62,6 +62,29 @@ def row_distances(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return (difference.square().sum(1) + 1e-8).sqrt()
 
 
+def unit_distances(s: Tensor, floor: float = 1e-4) -> Tensor:
+    """Euclidean distances sqrt(2 - 2s) of unit vectors from their similarities, of any shape, not below `floor`.
+
+    As in `distances`, pairs at the floor pass no gradient.
+    """
+    return (2 - 2 * s).clamp(min=floor**2).sqrt()
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Mean over the entries admitted by `mask`; 0 where there are none."""
+    return (values * mask).sum(dim) / mask.sum(dim).clamp(min=1)
+
+
+def masked_logits(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """The logits, those outside `mask` replaced by ones that vanish in a log-sum-exp or softmax along `dim`.
+
+    They lie 60 below the largest admitted one: too little to change a sum, even in float64, but not so little
+    that its exponential underflows, which is many times slower. Hugely negative where nothing is admitted.
+    """
+    largest = logits.detach().masked_fill(~mask, torch.finfo(logits.dtype).min).amax(dim, keepdim=True)
+    return torch.where(mask, logits, largest - 60)
+
+
 def masked_logsumexp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Log sum exp over the entries admitted by `mask`; hugely negative, but finite, where there are none."""
     return torch.logsumexp(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim)

@@ -31,11 +31,14 @@ class MultiSimilarity(PairMethod):
     alpha: float = hyper(2.0, low=0.1, high=20.0, scale="log", help="sharpness over positive pairs")
     beta: float = hyper(40.0, low=5.0, high=150.0, scale="log", help="sharpness over negative pairs")
     base: float = hyper(0.5, low=0.0, high=1.0, help="cosine that positives should exceed and negatives stay below")
+    mined: bool = hyper(True, help="only informative pairs; without mining all pairs of the batch count")
     epsilon: float = hyper(0.1, low=0.0, high=0.8, help="mining slack, cosine")
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Mine, then sum the two soft maxima of every anchor, divided by the number of anchors."""
-        positive, negative = miners.multi_similarity(s, positive & (s < 1 - 1e-5), negative, self.epsilon)
+        positive = positive & (s < 1 - 1e-5)
+        if self.mined:
+            positive, negative = miners.multi_similarity(s, positive, negative, self.epsilon)
         pull = pairs.log1p_sum_exp(-self.alpha * (s - self.base), positive, 1) / self.alpha
         push = pairs.log1p_sum_exp(self.beta * (s - self.base), negative, 1) / self.beta
         return (pull + push).sum() / len(s)

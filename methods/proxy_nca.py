@@ -38,11 +38,13 @@ class ProxyNCA(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean over images of the pull to the own proxy and the soft maximum over the others."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T
-        distance = 2 * self.scale**2 * (1 - cosine)  # (B, C)
-        own = F.one_hot(batch.labels, len(self.proxies)).bool()
-        rivals = ~own if self.denominator == "others" else torch.ones_like(own)
-        return (distance[own] + pairs.masked_logsumexp(-distance, rivals, 1)).mean()
+        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
+        closeness = 2 * self.scale**2 * cosine  # -d + 2 r^2: the constant cancels
+        if self.denominator == "all":
+            return F.cross_entropy(closeness, batch.labels)
+        own = batch.labels[:, None]
+        others = own != torch.arange(len(self.proxies), device=own.device)
+        return (pairs.masked_logsumexp(closeness, others, 1) - closeness.gather(1, own)[:, 0]).mean()
 
     def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
         """Proxies learn at their own rate, without weight decay: only their direction matters."""

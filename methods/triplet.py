@@ -11,6 +11,9 @@ Different from the paper: it squares the distances and takes a = 0.2; the defaul
 Euclidean distance of unit vectors, in which benchmarks since then state their margins (`squared`
 gives the paper's form, window included). The paper draws from batches of thousands of faces; here all
 semi-hard triplets of the batch are used. No official code was published.
+
+The batch's own loss takes the distances of its embeddings, whatever their lengths. Against other
+references (a memory, synthetic points) only similarities are known: `pair_loss` supposes unit vectors.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench import miners, pairs
-from bench.method import Batch, Method, hyper
+from bench.method import Batch, hyper
+from bench.pair_method import PairMethod
 
 
 def hinge(near: Tensor, far: Tensor, margin: float) -> Tensor:
@@ -26,7 +30,7 @@ def hinge(near: Tensor, far: Tensor, margin: float) -> Tensor:
     return (near - far + margin).clamp(min=0)
 
 
-class Triplet(Method):
+class Triplet(PairMethod):
     """Semi-hard triplet loss."""
 
     name = "triplet"
@@ -37,8 +41,17 @@ class Triplet(Method):
     squared: bool = hyper(False, help="squared Euclidean distances, as in the paper")
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean violation of the margin over all semi-hard triplets; 0 if there are none."""
+        """Mean violation of the margin over all semi-hard triplets of the batch; 0 if there are none."""
         d = pairs.squared_distances(batch.embeddings) if self.squared else pairs.distances(batch.embeddings)
-        anchor, positive, negative = miners.semi_hard(d.detach(), batch.labels, self.margin)
-        violation = hinge(d[anchor, positive][:, None], d.index_select(0, anchor), self.margin)
-        return (violation * negative).sum() / negative.sum().clamp(min=1)
+        return self._mean_violation(d, *pairs.pair_masks(batch.labels))
+
+    def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """The same for any references, from the similarities of unit vectors."""
+        squared = 2 - 2 * s
+        d = squared.clamp(min=0) if self.squared else squared.clamp(min=1e-8).sqrt()  # floor of pairs.distances
+        return self._mean_violation(d, positive, negative)
+
+    def _mean_violation(self, d: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        anchor, near, far = miners.semi_hard(d, positive, negative, self.margin)
+        violation = hinge(d[anchor, near][:, None], d.index_select(0, anchor), self.margin)
+        return (violation * far).sum() / far.sum().clamp(min=1)

@@ -124,7 +124,7 @@ def test_mined_pairs_and_triplets_are_the_library_s() -> None:
     a1, p, a2, n = miners.MultiSimilarityMiner(0.1)(x, y)
     assert set(zip(a1.tolist(), p.tolist(), strict=True)) == set(map(tuple, positive.nonzero().tolist()))
     assert set(zip(a2.tolist(), n.tolist(), strict=True)) == set(map(tuple, negative.nonzero().tolist()))
-    anchor, other, chosen = own_miners.semi_hard(pairs.distances(x), y, 0.2)
+    anchor, other, chosen = own_miners.semi_hard(pairs.distances(x), *pairs.pair_masks(y), 0.2)
     pair, third = chosen.nonzero(as_tuple=True)
     ours = set(zip(anchor[pair].tolist(), other[pair].tolist(), third.tolist(), strict=True))
     theirs = miners.TripletMarginMiner(0.2, "semihard")(x, y)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import miners, pairs, registry
+from bench.margin_loss import margin_loss
 from bench.method import Method
 from tests.methods import toy
 
@@ -65,13 +66,34 @@ def load(path: Path) -> Case:
         return {key: stored[key] for key in stored.files}
 
 
+Compared = list[tuple[str, float]]  # precision and worst relative error of each comparison of the running test
+compared: Compared = []
+
+
+@pytest.fixture(autouse=True)
+def note(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Tell the parity report what the test compared; its method stands in the `reproduces` marker."""
+    compared.clear()
+    yield
+    mark = request.node.get_closest_marker("reproduces")
+    if mark is None:
+        return
+    path = request.node.callspec.params.get("path")
+    vectors = f"{path.parent.name}/{path.stem}" if path is not None else mark.args[1]
+    for precision, error in compared:
+        record_property("parity", {"method": mark.args[0], "vectors": vectors, "precision": precision, "error": error})
+
+
 def agree(got: tuple[float, list[Tensor]], loss: NDArray[Any], gradients: list[NDArray[Any]], precision: str) -> None:
     """Relative error of the value, and of each gradient in the maximum norm."""
     value, own = got
     assert value == pytest.approx(float(loss), rel=LOSS[precision], abs=1e-7 if precision == "f32" else 1e-12)
+    worst = abs(value - float(loss)) / max(abs(float(loss)), 1e-3)
     for mine, theirs in zip(own, gradients, strict=False):
-        scale = max(np.abs(theirs).max(), 1e-3)
-        assert np.abs(mine.numpy() - theirs).max() <= GRADIENT[precision] * scale
+        error = float(np.abs(mine.numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-3))
+        assert error <= GRADIENT[precision]
+        worst = max(worst, error)
+    compared.append((precision, worst))
 
 
 def finite(got: tuple[float, list[Tensor]]) -> None:
@@ -101,6 +123,7 @@ def cast(array: NDArray[Any], precision: str) -> Tensor:
     return torch.from_numpy(array).to(DTYPE[precision])
 
 
+@pytest.mark.reproduces("contrastive")
 @pytest.mark.parametrize("path", files("deep_metric_losses/b*.npz"))
 def test_contrastive(path: Path) -> None:
     case = load(path)
@@ -116,6 +139,7 @@ def test_contrastive(path: Path) -> None:
     assert checked
 
 
+@pytest.mark.reproduces("multi_similarity")
 @pytest.mark.parametrize("path", files("multi_similarity/b*.npz"))
 def test_multi_similarity(path: Path) -> None:
     case = load(path)
@@ -135,6 +159,7 @@ def test_multi_similarity(path: Path) -> None:
     assert checked
 
 
+@pytest.mark.reproduces("proxy_anchor")
 @pytest.mark.parametrize("path", files("proxy_anchor/b*.npz"))
 def test_proxy_anchor(path: Path) -> None:
     case = load(path)
@@ -150,6 +175,7 @@ def test_proxy_anchor(path: Path) -> None:
     assert checked
 
 
+@pytest.mark.reproduces("proxy_anchor")
 @pytest.mark.parametrize("path", files("proxy_anchor/two_classes.npz"))
 def test_proxy_anchor_on_two_classes_is_the_repaired_form(path: Path) -> None:
     case = load(path)
@@ -191,7 +217,6 @@ def margin_gradients(
     embeddings: Tensor, labels: NDArray[Any], triplets: NDArray[Any], beta: Tensor, margin: float, nu: float
 ) -> tuple[float, list[Tensor]]:
     """Gradients of the stored triplets' loss with respect to embeddings and boundary."""
-    margin_loss = source("margin").margin_loss
     emb, boundary = embeddings.clone().requires_grad_(), beta.clone().requires_grad_()
     chosen = torch.from_numpy(triplets)
     classes = torch.from_numpy(labels)[chosen[:, 0]] if len(beta) > 1 else torch.zeros(len(chosen), dtype=torch.int64)
@@ -200,6 +225,7 @@ def margin_gradients(
     return float(value.detach()), [emb.grad, boundary.grad]
 
 
+@pytest.mark.reproduces("margin")
 @pytest.mark.parametrize("path", files("multi_similarity/marginloss*.npz"))
 def test_margin_counts_active_terms(path: Path) -> None:
     case = load(path)
@@ -238,12 +264,14 @@ def official_margin(case: Case, triplets: NDArray[Any], sizes: dict[str, str]) -
         agree(got, case[f"legacy_loss{bits}"], gradients, precision)
 
 
+@pytest.mark.reproduces("margin", "divide_and_conquer/margin_loss")
 @pytest.mark.parametrize("case", cases("divide_and_conquer/margin_loss.npz"))
 def test_margin_of_divide_and_conquer(case: Case) -> None:
     triplets = np.stack([case["legacy_anchor"], case["legacy_pos"], case["legacy_neg"]], 1).astype(np.int64)
     official_margin(case, triplets.reshape(-1, 3), {"f32": "32", "f64": "64"})
 
 
+@pytest.mark.reproduces("margin", "mic/margin_distance")
 @pytest.mark.parametrize("case", cases("mic/margin_distance.npz"))
 def test_margin_of_mic(case: Case) -> None:
     official_margin(case, case["triplets"].astype(np.int64), {"f32": "32", "f64": "64"})
@@ -262,6 +290,7 @@ def test_margin_of_mic(case: Case) -> None:
         assert np.isfinite(got).all()
 
 
+@pytest.mark.reproduces("proxy_nca", "mic/proxynca")
 @pytest.mark.parametrize("case", cases("mic/proxynca.npz"))
 def test_proxy_nca(case: Case) -> None:
     for precision, bits in {"f32": "32", "f64": "64"}.items():
@@ -271,6 +300,7 @@ def test_proxy_nca(case: Case) -> None:
         agree(got, case[f"loss{bits}"], [case[key] for key in keys if key in case], precision)
 
 
+@pytest.mark.reproduces("triplet", "mic/triplet_npair")
 @pytest.mark.parametrize("case", cases("mic/triplet_npair.npz"))
 def test_triplets_chosen_by_official_samplers(case: Case) -> None:
     """Squared distances, mean over the given triplets, active or not."""
