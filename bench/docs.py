@@ -48,7 +48,8 @@ def _methods(found: dict[str, MethodInfo], results: pd.DataFrame) -> str:
     lines = [NOTE + "# Methods\n"]
     lines.append(
         "Each has a page with its equation, defaults, what differs from paper and official code, and the official "
-        "numbers it reproduces. *By default* marks the methods of a plan that names none; `--methods all` runs every one.\n"
+        "numbers it reproduces. *By default* marks the methods of a plan that names none; `--methods all` runs "
+        "every one.\n"
     )
     lines.append("| method | idea | by default | departures |\n| --- | --- | --- | --- |")
     for name, info in found.items():
@@ -114,9 +115,9 @@ def _method(
 def _parity(vectors: dict[str, Any]) -> Iterator[str]:
     yield "\n## Numbers of official code that it reproduces\n"
     if not vectors:
-        yield "No official numbers to compare with: its tests use brute force, an independent library or stated properties."
+        yield "No official numbers to compare with: its tests use brute force, a library or stated properties."
         return
-    yield "| vectors | float32: cases, worst relative error | float64: cases, worst relative error |\n| --- | --- | --- |"
+    yield "| vectors | float32: cases, worst relative error | float64: the same |\n| --- | --- | --- |"
     for stem, found in sorted(vectors.items()):
         cells = [f"{found[p][0]}, {found[p][1]:.1e}" if p in found else "-" for p in ("f32", "f64")]
         yield f"| {stem} | {cells[0]} | {cells[1]} |"
@@ -128,7 +129,7 @@ def _own_results(names: set[str], results: pd.DataFrame) -> Iterator[str]:
     if shown.empty:
         return
     yield "\n## Results of the reference runs\n"
-    yield "| data set | protocol | method | metric | mean over n seeds | untrained |\n| --- | --- | --- | --- | --- | --- |"
+    yield "| data set | protocol | method | metric | mean over n seeds | untrained |\n|" + " --- |" * 6
     for row in shown.to_dict("records"):
         same = rows[(rows["dataset"] == row["dataset"]) & (rows["protocol"] == row["protocol"])]
         floor = same[(same["method"] == "untrained") & (same["metric"] == row["metric"])]

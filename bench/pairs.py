@@ -94,3 +94,17 @@ def log1p_sum_exp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """log(1 + sum exp) over the entries admitted by `mask`, without overflow; 0 where there are none."""
     total = masked_logsumexp(logits, mask, dim)
     return torch.logaddexp(total, torch.zeros_like(total))
+
+
+def gaps_to_positives(s: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """How much more similar to the anchor each reference is than a positive, for every positive pair.
+
+    Args:
+        s: similarities (A, R).
+        positive: bool (A, R), T of them true.
+
+    Returns:
+        The anchor of each pair, int64 (T,), and the gaps (T, R).
+    """
+    anchor, item = positive.nonzero(as_tuple=True)
+    return anchor, s.index_select(0, anchor) - s[anchor, item][:, None]

@@ -61,8 +61,7 @@ class RecallSurrogate(PairMethod):
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """One minus the mean recall over k and over the anchors that have a positive."""
-        anchor, item = positive.nonzero(as_tuple=True)  # (T,) the ranks that matter
-        gap = s.index_select(0, anchor) - s[anchor, item][:, None]  # (T, R)
+        anchor, gap = pairs.gaps_to_positives(s, positive)  # (T,), (T, R): the ranks that matter
         above = (gap / self.tau2).sigmoid()
         # An item counts itself with g(0) = 1/2: one plus the others is one half plus all.
         rank = 0.5 + (above * (positive | negative).index_select(0, anchor)).sum(1)

@@ -68,8 +68,7 @@ class Roadmap(PairMethod):
 
     def ranking(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """One minus the mean SupAP over the anchors that have a positive."""
-        anchor, item = positive.nonzero(as_tuple=True)  # (T,) the ranks that matter
-        gap = s.index_select(0, anchor) - s[anchor, item][:, None]  # (T, R)
+        anchor, gap = pairs.gaps_to_positives(s, positive)  # (T,), (T, R): the ranks that matter
         in_class = (positive.index_select(0, anchor) & (gap >= 0)).sum(1)  # the item itself is the one
         outranked_by = (self._above(gap) * negative.index_select(0, anchor)).sum(1)
         size = positive.sum(1)

@@ -1,4 +1,4 @@
-"""Retrieval metrics under continuous labels: how near, in label space, are the images ranked first?"""
+"""Retrieval metrics under continuous labels: how near in label space the images ranked first are."""
 
 from __future__ import annotations
 
