@@ -87,7 +87,7 @@ def masked_logits(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 def masked_logsumexp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Log sum exp over the entries admitted by `mask`; hugely negative, but finite, where there are none."""
-    return torch.logsumexp(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim)
+    return torch.logsumexp(masked_logits(logits, mask, dim), dim)
 
 
 def log1p_sum_exp(logits: Tensor, mask: Tensor, dim: int) -> Tensor:

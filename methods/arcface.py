@@ -38,6 +38,7 @@ class ArcFace(Method):
     """Additive angular margin loss."""
 
     name = "arcface"
+    paper = "deng2019arcface"
     by_default = False
     margin: float = hyper(28.6, low=0.0, high=60.0, help="added to the own class's angle, degrees")
     scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")

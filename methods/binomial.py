@@ -33,6 +33,7 @@ class Binomial(PairMethod):
     """Binomial deviance loss on cosines."""
 
     name = "binomial"
+    paper = "yi2014binomial"
     by_default = False
     alpha: float = hyper(40.0, low=2.0, high=150.0, scale="log", help="steepness for negative pairs")
     beta: float = hyper(2.0, low=0.1, high=20.0, scale="log", help="steepness for positive pairs")

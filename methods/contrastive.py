@@ -25,6 +25,7 @@ class Contrastive(PairMethod):
     """Cosine contrastive loss."""
 
     name = "contrastive"
+    paper = "hadsell2006contrastive"
     margin: float = hyper(0.5, low=0.0, high=0.9, help="cosine above which a negative pair is pushed apart")
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

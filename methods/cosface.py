@@ -26,6 +26,7 @@ class CosFace(Method):
     """Large margin cosine loss."""
 
     name = "cosface"
+    paper = "wang2018cosface"
     by_default = False
     margin: float = hyper(0.35, low=0.0, high=1.0, help="subtracted from the own class's cosine")
     scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")

@@ -26,6 +26,7 @@ class GeneralizedLifted(PairMethod):
     """Lifted structure loss over all positives and negatives of an anchor."""
 
     name = "generalized_lifted"
+    paper = "hermans2017defense"
     by_default = False
     margin: float = hyper(1.0, low=0.1, high=2.0, help="distance m that negatives should keep")
 

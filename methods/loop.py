@@ -50,6 +50,7 @@ class LoOp(Method):
     """A loss whose negatives are the nearest points of arcs between images of one class."""
 
     name = "loop"
+    paper = "vasudeva2021loop"
     by_default = False
     order_matters = True
     base: str = hyper(

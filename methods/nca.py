@@ -30,6 +30,7 @@ class NCA(PairMethod):
     """Neighbourhood components analysis on a batch."""
 
     name = "nca"
+    paper = "goldberger2004nca"
     by_default = False
     scale: float = hyper(8.0, low=1.0, high=50.0, scale="log", help="factor c on squared distances")
     objective: str = hyper("log", choices=("log", "probability"), help="negative log of p_i, or 1 - p_i")

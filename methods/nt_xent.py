@@ -29,6 +29,7 @@ class NTXent(PairMethod):
     """Normalised, temperature-scaled cross-entropy over positive pairs."""
 
     name = "nt_xent"
+    paper = "chen2020simclr"
     by_default = False
     temperature: float = hyper(0.07, low=0.001, high=1.0, scale="log", help="divides the cosines: smaller is sharper")
 

@@ -33,6 +33,7 @@ class PotentialField(Method):
     """Total potential energy of images and proxies."""
 
     name = "potential_field"
+    paper = "bhatnagar2024potential"
     by_default = False
     proxies_per_class: int = hyper(15, low=1, high=30, help="proxies M of a class")
     decay: float = hyper(4.0, low=1.0, high=6.0, help="a, power of the distance by which potentials decay")

@@ -31,6 +31,7 @@ class Quadruplet(Method):
     """Quadruplet loss over all positive pairs."""
 
     name = "quadruplet"
+    paper = "chen2017quadruplet"
     by_default = False
     margin: float = hyper(0.2, low=0.02, high=1.0, scale="log", help="a1: around one anchor")
     margin_apart: float = hyper(0.2, low=0.02, high=1.0, scale="log", help="a2: against pairs of two other classes")

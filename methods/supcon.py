@@ -29,6 +29,7 @@ class SupCon(PairMethod):
     """Supervised contrastive loss, sum outside the logarithm."""
 
     name = "supcon"
+    paper = "khosla2020supcon"
     by_default = False
     temperature: float = hyper(0.1, low=0.005, high=1.0, scale="log", help="divides the cosines: smaller is sharper")
 

@@ -47,8 +47,7 @@ class Triplet(PairMethod):
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The same for any references, from the similarities of unit vectors."""
-        squared = 2 - 2 * s
-        d = squared.clamp(min=0) if self.squared else squared.clamp(min=1e-8).sqrt()  # floor of pairs.distances
+        d = (2 - 2 * s).clamp(min=0) if self.squared else pairs.unit_distances(s)
         return self._mean_violation(d, positive, negative)
 
     def _mean_violation(self, d: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
