@@ -17,7 +17,7 @@ run_options = --dataset $(DATASET) --results $(RESULTS) \
   $(if $(WORKERS),--workers $(WORKERS)) $(if $(INCLUDE),--include $(INCLUDE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report check test test-long lint types docs perf lock clean
+.PHONY: help setup bench report check test test-long lint types reference parity docs perf lock clean
 
 help: ## show this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,17 @@ lint: $(READY) ## style
 types: $(READY) ## types, strictly
 	$(BIN)/mypy
 
+reference: $(READY) ## train every method on glyphs, posed glyphs and, with DATA, cars196; renew the docs tables
+	$(BIN)/bench run --results $(RESULTS) --methods all
+	$(BIN)/bench run --results $(RESULTS) --methods log_ratio,triplet_dense,triplet_binary,untrained,multi_similarity --dataset posed_glyphs
+	$(if $(DATA),$(BIN)/bench run --results $(RESULTS) --methods all --dataset cars196 --protocol frozen-trunk --data $(DATA))
+	$(BIN)/python -m bench.reference $(RESULTS)
+
 docs: $(READY) ## regenerate the generated pages under docs/
 	$(BIN)/python -m bench.docs
+
+parity: $(READY) ## compare with the stored numbers of official code, renew results/reference/parity.json
+	$(BIN)/python -m pytest -n auto -m parity --parity-report results/reference/parity.json
 
 perf: $(READY) ## speed beside what a user would use instead, in one run
 	$(BIN)/python -m tests.perf

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import home
+from bench.aliases import ALIASES, Alias
 from bench.errors import UsageError
 from bench.record import DatasetFacts
 from bench.statistics import Interval
@@ -95,52 +96,6 @@ class Comparison:
     tolerance: float | None
     differences: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class _Alias:
-    """A published (method, variant) that is one of ours, with what a reader must know about it."""
-
-    method: str
-    variant: str = ""
-    caveat: str = ""
-
-
-_ALIASES: dict[str, tuple[_Alias, ...]] = {
-    "contrastive": (
-        _Alias("contrastive"),
-        _Alias("contrastive", "distance", "negatives drawn by distance there"),
-    ),
-    "triplet": (
-        _Alias("semihard_triplet"),
-        _Alias("semihard_triplet", "reimplementation", "re-implemented by another paper"),
-        _Alias("triplet", "semihard"),
-        _Alias("triplet", "", "choice of triplets differs or is not stated there"),
-    ),
-    "margin": (
-        _Alias("margin"),
-        _Alias("margin", "distance"),
-        _Alias("margin", "distance beta=1.2"),
-        _Alias("margin", "distance beta=0.6", "boundary starts at 0.6 there"),
-        _Alias("margin", "reimplementation", "re-implemented by another paper"),
-    ),
-    "multi_similarity": (
-        _Alias("multi_similarity_miner"),
-        _Alias("multi_similarity"),
-    ),
-    "proxy_nca": (
-        _Alias("proxy_nca"),
-        _Alias("proxy_nca", "reimplementation", "re-implemented by another paper"),
-        _Alias("proxy_nca", "dichotomies reimplementation", "unofficial implementation"),
-        _Alias("proxy_nca", "suruoxi reimplementation", "unofficial implementation"),
-    ),
-    "proxy_anchor": (_Alias("proxy_anchor"),),
-    "normalized_softmax": (
-        _Alias("normalized_softmax"),
-        _Alias("normalized_softmax", "raw features"),
-    ),
-    "raw_trunk": (_Alias("pretrained"),),
-    "untrained": (),
-}
 
 # The study of Musgrave et al. lists the loss with and without its miner as two methods.
 _WITHOUT_MINER = ("multi_similarity", "musgrave2020mlrc")
@@ -224,12 +179,12 @@ def _verdict(difference: float, tolerance: float) -> Verdict:
 def _rows_of(published: Published, dataset: str, method: str, paper: str | None) -> list[tuple[PublishedRow, str]]:
     """Rows of a method with their caveats: by the alias table, else by name, else by the paper's only method."""
     rows = published.of(dataset)
-    aliases = _ALIASES.get(method)
+    aliases = ALIASES.get(method)
     if aliases is None:
-        aliases = (_Alias(method),)
+        aliases = (Alias(method),)
         if paper is not None and not any(row.method == method for row in published.rows):
             named = {row.method for row in published.rows if row.paper == paper}
-            aliases = (_Alias(named.pop()),) if len(named) == 1 else ()
+            aliases = (Alias(named.pop()),) if len(named) == 1 else ()
     caveats = {(alias.method, alias.variant): alias.caveat for alias in aliases}
     matched = [(row, caveats[row.method, row.variant]) for row in rows if (row.method, row.variant) in caveats]
     return [

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     import tempfile
     from pathlib import Path
 
-    from bench import check, home, machine
+    from bench import check, home, machine, registry
     from bench.engines import local
     from bench.errors import UsageError
     from bench.plan import Setting, make_plan
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     baseline = None if args.update else check.load_baseline()
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
         setting = Setting(check.PROTOCOL, home.data_folder(None).absolute(), Path(folder))
-        plan = make_plan(check.DATASET, setting, args.methods, [0])
+        plan = make_plan(check.DATASET, setting, args.methods or [registry.ALL], [0])
         workers = args.workers or local.default_workers(plan.protocol, len(plan.specs))
         with contextlib.redirect_stdout(sys.stderr):
             local.execute(plan, plan.specs, workers)
