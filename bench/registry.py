@@ -70,8 +70,15 @@ def methods(include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
 
 
 def identity(name: str, values: Mapping[str, Any], include: Sequence[Path] = ()) -> str:
-    """12 hex digits over a method's code and that of the methods which its values name as its base."""
-    return _identity(name, values, methods(include))
+    """12 hex digits over a method's code and that of the methods which its values name as its base.
+
+    Raises:
+        UsageError: no such method, or no such base.
+    """
+    found = methods(include)
+    if name not in found:
+        raise unknown_name("method", name, found)
+    return _identity(name, values, found)
 
 
 def get(name: str, include: Sequence[Path] = ()) -> MethodInfo:

@@ -19,10 +19,11 @@ from bench import machine, registry
 from bench.data import seal
 from bench.data.dataset import Dataset
 from bench.draft import Draft
-from bench.errors import BenchError, DataError, Diverged
+from bench.errors import BenchError, DataError, Diverged, MethodError
 from bench.plan import Setting, open_dataset
 from bench.protocol import Protocol
 from bench.record import Record, RunSpec, State
+from bench.registry import MethodInfo
 from bench.store import Store
 from bench.testing_side import evaluate_kept
 from bench.training.inputs import PartInputs
@@ -61,7 +62,7 @@ def _execute(
     dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
     part, validation = split_training_side(dataset, protocol.folds, spec.fold)
     registry.use(setting.include)
-    info = registry.get(spec.method, setting.include)
+    info = _expected_method(spec, setting)
     side, trunk_dim = open_side(dataset, "train", protocol, device, info.cls.descriptors)
     draft.describe_dataset(dataset, protocol, validation)
     del dataset  # nothing that training code can reach leads to the test classes
@@ -114,6 +115,15 @@ def _expected(dataset: Dataset, spec: RunSpec) -> Dataset:
             f"{dataset.manifest.hash}). Start the plan again to run on what is there now."
         )
     return dataset
+
+
+def _expected_method(spec: RunSpec, setting: Setting) -> MethodInfo:
+    if registry.identity(spec.method, spec.hyperparameters, setting.include) != spec.method_hash:
+        raise MethodError(
+            f"method '{spec.method}', or one that it builds on, changed since this run was planned: start the plan "
+            "again to run what is there now."
+        )
+    return registry.get(spec.method, setting.include)
 
 
 def _state(error: Exception) -> State:

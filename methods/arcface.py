@@ -21,10 +21,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, hyper
+from bench.proxy_method import ProxyMethod
 
 
 def widened(cosine: Tensor, margin: float) -> Tensor:
@@ -34,7 +35,7 @@ def widened(cosine: Tensor, margin: float) -> Tensor:
     return torch.where(cosine >= -math.cos(margin), inside, cosine - margin * math.sin(margin))
 
 
-class ArcFace(Method):
+class ArcFace(ProxyMethod):
     """Additive angular margin loss."""
 
     name = "arcface"
@@ -42,19 +43,10 @@ class ArcFace(Method):
     by_default = False
     margin: float = hyper(28.6, low=0.0, high=60.0, help="added to the own class's angle, degrees")
     scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the class vectors")
-
-    def build(self, context: Context) -> None:
-        """One class vector a training class, (C, D)."""
-        self.proxies = nn.Parameter(torch.randn(context.num_classes, context.embedding_size, device=context.device) / 8)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the scaled cosines, the own angle widened by the margin."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
+        cosine = self.cosines(batch.embeddings)  # (B, C)
         own = batch.labels[:, None]
         logits = cosine.scatter(1, own, widened(cosine.gather(1, own), math.radians(self.margin)))
         return F.cross_entropy(self.scale * logits, batch.labels)
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Class vectors learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

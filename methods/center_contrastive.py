@@ -17,14 +17,14 @@ they are known. Centres learn at `proxy_lr`, without weight decay.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class CenterContrastive(Method):
+class CenterContrastive(ProxyMethod):
     """Large-margin softmax over class centres plus the distance to the own one."""
 
     name = "center_contrastive"
@@ -33,20 +33,11 @@ class CenterContrastive(Method):
     margin: float = hyper(0.2, low=0.0, high=1.0, help="m, subtracted from the own centre's cosine")
     scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="s, multiplies the cosines: larger is sharper")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="w, of the squared distance to the own centre")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the centres")
-
-    def build(self, context: Context) -> None:
-        """One centre a training class, (C, D)."""
-        self.proxies = nn.Parameter(torch.randn(context.num_classes, context.embedding_size, device=context.device) / 8)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy with a margin on the own centre, plus the squared distance to it."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
-        own = batch.labels[:, None] == torch.arange(len(self.proxies), device=cosine.device)
+        cosine = self.cosines(batch.embeddings)  # (B, C)
+        own = self.own(batch.labels)
         contrast = F.cross_entropy(self.scale * (cosine - self.margin * own.type_as(cosine)), batch.labels)
         distance = 2 - 2 * cosine.gather(1, batch.labels[:, None])
         return contrast + self.weight * distance.mean()
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Centres learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

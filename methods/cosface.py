@@ -15,14 +15,14 @@ the paper's equation numbers and the authors' code; defaults are those that publ
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class CosFace(Method):
+class CosFace(ProxyMethod):
     """Large margin cosine loss."""
 
     name = "cosface"
@@ -30,18 +30,9 @@ class CosFace(Method):
     by_default = False
     margin: float = hyper(0.35, low=0.0, high=1.0, help="subtracted from the own class's cosine")
     scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the class vectors")
-
-    def build(self, context: Context) -> None:
-        """One class vector a training class, (C, D)."""
-        self.proxies = nn.Parameter(torch.randn(context.num_classes, context.embedding_size, device=context.device) / 8)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the scaled cosines, the own one lowered by the margin."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
-        own = batch.labels[:, None] == torch.arange(len(self.proxies), device=cosine.device)
+        cosine = self.cosines(batch.embeddings)  # (B, C)
+        own = self.own(batch.labels)
         return F.cross_entropy(self.scale * (cosine - self.margin * own.type_as(cosine)), batch.labels)
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Class vectors learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

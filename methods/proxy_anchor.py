@@ -18,34 +18,28 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench import pairs
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, Context, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class ProxyAnchor(Method):
+class ProxyAnchor(ProxyMethod):
     """Proxy-anchor loss."""
 
     name = "proxy_anchor"
     paper = "kim2020proxyanchor"
     alpha: float = hyper(32.0, low=4.0, high=128.0, scale="log", help="sharpness of the soft maxima")
     delta: float = hyper(0.1, low=0.0, high=0.5, help="margin, cosine")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
 
-    def build(self, context: Context) -> None:
-        """One proxy a training class, (C, D)."""
-        proxies = torch.empty(context.num_classes, context.embedding_size, device=context.device)
-        self.proxies = nn.Parameter(nn.init.kaiming_normal_(proxies, mode="fan_out"))
+    def initial(self, context: Context) -> Tensor:
+        """Normal, variance 2 / C."""
+        return nn.init.kaiming_normal_(torch.empty(context.num_classes, context.embedding_size), mode="fan_out")
 
     def loss(self, batch: Batch) -> Tensor:
         """Soft maxima over own and other images of each proxy, each divided by its count of proxies."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
-        own = F.one_hot(batch.labels, len(self.proxies)).bool()
+        cosine = self.cosines(batch.embeddings)  # (B, C)
+        own = self.own(batch.labels)
         pull = pairs.log1p_sum_exp(-self.alpha * (cosine - self.delta), own, 0)
         push = pairs.log1p_sum_exp(self.alpha * (cosine + self.delta), ~own, 0)
         return pull.sum() / own.any(0).sum() + push.mean()
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Proxies learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

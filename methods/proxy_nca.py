@@ -13,39 +13,29 @@ Proxies of classes absent from the batch take part. The authors published no cod
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bench import pairs
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class ProxyNCA(Method):
+class ProxyNCA(ProxyMethod):
     """Scaled Proxy-NCA."""
 
     name = "proxy_nca"
     paper = "movshovitz2017proxynca"
     scale: float = hyper(3.0, low=1.0, high=10.0, scale="log", help="length r of embeddings and proxies")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
     denominator: str = hyper(
         "others", choices=("others", "all"), help="proxies in the denominator: 'all' adds the own one"
     )
 
-    def build(self, context: Context) -> None:
-        """One proxy a training class, (C, D)."""
-        self.proxies = nn.Parameter(torch.randn(context.num_classes, context.embedding_size, device=context.device) / 8)
-
     def loss(self, batch: Batch) -> Tensor:
         """Mean over images of the pull to the own proxy and the soft maximum over the others."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
+        cosine = self.cosines(batch.embeddings)  # (B, C)
         closeness = 2 * self.scale**2 * cosine  # -d + 2 r^2: the constant cancels
         if self.denominator == "all":
             return F.cross_entropy(closeness, batch.labels)
-        own = batch.labels[:, None]
-        others = own != torch.arange(len(self.proxies), device=own.device)
-        return (pairs.masked_logsumexp(closeness, others, 1) - closeness.gather(1, own)[:, 0]).mean()
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Proxies learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]
+        rivals = pairs.masked_logsumexp(closeness, ~self.own(batch.labels), 1)
+        return (rivals - closeness.gather(1, batch.labels[:, None])[:, 0]).mean()

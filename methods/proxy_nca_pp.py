@@ -18,31 +18,22 @@ class-balanced batches are the protocol's. Not read: the paper's text and its eq
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class ProxyNCAPP(Method):
+class ProxyNCAPP(ProxyMethod):
     """Proxy assignment probability."""
 
     name = "proxy_nca_pp"
     paper = "teh2020proxynca_pp"
     by_default = False
     temperature: float = hyper(1 / 9, low=0.01, high=1.0, scale="log", help="divides squared distances")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
-
-    def build(self, context: Context) -> None:
-        """One proxy a training class, (C, D)."""
-        self.proxies = nn.Parameter(torch.randn(context.num_classes, context.embedding_size, device=context.device) / 8)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the negative squared distances; their constant part cancels."""
-        cosine = F.normalize(batch.embeddings) @ F.normalize(self.proxies).T  # (B, C)
+        cosine = self.cosines(batch.embeddings)  # (B, C)
         return F.cross_entropy(2 / self.temperature * cosine, batch.labels)
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Proxies learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

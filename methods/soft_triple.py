@@ -18,14 +18,17 @@ numbers.
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Batch, Context, Method, ParameterGroup, hyper
+from bench.method import Batch, Context, hyper
+from bench.proxy_method import ProxyMethod
 
 
-class SoftTriple(Method):
+class SoftTriple(ProxyMethod):
     """SoftTriple loss with the penalty that merges centres."""
 
     name = "soft_triple"
@@ -36,20 +39,19 @@ class SoftTriple(Method):
     gamma: float = hyper(0.1, low=0.01, high=1.0, scale="log", help="g, temperature of the choice among centres")
     margin: float = hyper(0.01, low=0.0, high=0.5, help="m, subtracted from the similarity to the own class")
     merging: float = hyper(0.2, low=0.0, high=2.0, help="t, weight of the distances between a class's centres")
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the centres")
 
-    def build(self, context: Context) -> None:
-        """K centres a training class, (C, K, D)."""
+    def initial(self, context: Context) -> Tensor:
+        """K centres a training class, uniform, (C, K, D)."""
         count = context.num_classes * self.centres
-        start = torch.rand(context.num_classes, self.centres, context.embedding_size, device=context.device)
-        self.proxies = nn.Parameter((2 * start - 1) / count**0.5)
+        start: Tensor = 2 * torch.rand(context.num_classes, self.centres, context.embedding_size) - 1
+        return start / math.sqrt(count)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the similarities to classes, plus the penalty on spread-out centres."""
         centres = F.normalize(self.proxies, dim=2)
         cosine = F.normalize(batch.embeddings) @ centres.permute(1, 2, 0)  # (K, B, C): a softmax over rows is slower
         similarity = (cosine * (cosine / self.gamma).softmax(0)).sum(0)
-        own = batch.labels[:, None] == torch.arange(len(centres), device=cosine.device)
+        own = self.own(batch.labels)
         classify = F.cross_entropy(self.sharpness * (similarity - self.margin * own.type_as(cosine)), batch.labels)
         return classify + self.merging * self.spread(centres)
 
@@ -59,7 +61,3 @@ class SoftTriple(Method):
         between = (centres @ centres.transpose(1, 2))[:, first, second]
         distance = ((2 - 2 * between).clamp(min=0) + 1e-5).sqrt()
         return distance.sum() / max(1, len(centres) * self.centres * (self.centres - 1))
-
-    def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Centres learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]

@@ -32,8 +32,10 @@ def plan_of(protocol: str, results: Path, methods: list[str], include: tuple[Pat
     return make_plan(dataset, Setting(protocol, results / "data", results, include), methods, [0])
 
 
-def run_one(protocol: str, results: Path, method: str, include: tuple[Path, ...] = (), stop=never):
-    plan = plan_of(protocol, results, [method], include)
+def run_one(
+    protocol: str, results: Path, method: str, include: tuple[Path, ...] = (), stop=never, dataset: str = "glyphs"
+):
+    plan = plan_of(protocol, results, [method], include, dataset)
     return run(plan.specs[0], plan.protocol, plan.setting, quiet, stop)
 
 
@@ -278,3 +280,23 @@ def test_bfloat16_and_cosine_schedule_train(tiny, tmp_path):
 def test_torch_is_deterministic_after_a_run(tiny, tmp_path):
     run_one(tiny(budget={"iterations": 6}), tmp_path, "untrained")
     assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_method_that_changed_after_the_plan_is_refused(tiny, tmp_path):
+    body = "def loss(self, batch):\n    return batch.embeddings.square().sum() * 1.0\n"
+    path = plugin(tmp_path, body)
+    plan = plan_of(tiny(), tmp_path, ["mine"], (path,))
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+    record = run(plan.specs[0], plan.protocol, plan.setting, quiet, never)
+    assert record.state == "error"
+    assert "'mine', or one that it builds on, changed since this run was planned" in record.reason
+    path.write_text(path.read_text().replace("2.0", "1.0"))
+    assert run(plan.specs[0], plan.protocol, plan.setting, quiet, never).state == "done"
+
+
+def test_runs_with_continuous_labels_and_several_descriptors(tiny, tmp_path):
+    graded = tiny(evaluation={"graded": {"distance_at": [1], "ndcg_at": [5]}}, embedding={"normalize": False})
+    record = run_one(graded, tmp_path, "cgd", dataset="posed_glyphs")
+    assert record.reason is None
+    assert "mean + max + gem pooled features" in record.method.departures
+    assert {"label_distance_at_1", "ndcg_at_5", "map_at_r"} <= set(record.metrics["last"])
