@@ -49,10 +49,6 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
     ),
     "raw_trunk": (Alias("pretrained"),),
     "untrained": (),
-    "proxy_nca_softmax": (
-        Alias("proxy_nca", "dichotomies reimplementation", "unofficial implementation"),
-        Alias("proxy_nca", "suruoxi reimplementation", "unofficial implementation"),
-    ),
     "multi_similarity_unmined": (Alias("multi_similarity", "", "with its miner there, in most papers"),),
     "n_pair": (Alias("npair"), Alias("normalized_npair", "", "on unit vectors there")),
     "lifted": (Alias("lifted_structure"),),
