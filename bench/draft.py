@@ -13,7 +13,7 @@ import torch
 
 from bench import machine
 from bench.data.dataset import Dataset
-from bench.method import Method
+from bench.method import OWN_RATES, Method
 from bench.protocol import Protocol
 from bench.record import CurvePoint, DatasetFacts, MethodFacts, Record, RunSpec, State
 from bench.training.learner import Learner
@@ -87,7 +87,7 @@ class Draft:
             learner.train(False)
             probe = torch.zeros(1, learner.trunk_dim, device=learner.device)
             size = learner.method.embed(probe, learner.embedder).shape[-1]
-        departures = list(self._method["departures"])
+        departures = [text for text in self._method["departures"] if own or text != OWN_RATES]
         if size != self._protocol.embedding.size:
             departures.append(f"{size}-dimensional embedding")
         self._method |= {

@@ -18,6 +18,7 @@ from bench.models.pooling import Descriptor as Descriptor
 from bench.protocol import Batch as BatchShape
 
 Scale = Literal["linear", "log"]
+OWN_RATES = "own learning rates for own parameters"  # a departure only of a method that has own parameters
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class Method(nn.Module):
             "batches": "own batches",
             "embed": "own test-time embedding",
             "on_epoch": "sees training images between epochs",
-            "parameter_groups": "own learning rates for own parameters",
+            "parameter_groups": OWN_RATES,
         }
         found = [text for key, text in words.items() if getattr(cls, key) is not getattr(Method, key)]
         return found if cls.descriptors == MEAN else [*found, f"{' + '.join(cls.descriptors)} pooled features"]

@@ -94,7 +94,7 @@ def declare(
     cls.name = name
     cls.by_default = entry.by_default
     cls.paper = entry.paper or cls.paper
-    cls.__doc__ = entry.summary or cls.__doc__
+    cls.__doc__ = entry.summary or cls.__doc__ or cls.__base__.__doc__
     content = entry.model_dump(mode="json", include={"method", "hyperparameters", "pml"})
     return cls, hashlib.sha256(json.dumps([base_hash, content], sort_keys=True).encode()).hexdigest()[:12]
 
