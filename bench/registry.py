@@ -51,7 +51,7 @@ def methods(include: Sequence[Path] = ()) -> dict[str, MethodInfo]:
     Four sources in this order, an earlier one shadowing the later: `include` (files or folders), the
     benchmark folder's `methods/`, the shipped methods, packages with entry points in the group
     'bench.methods'. A source holds Python files and YAML files of variants (`bench.variants`), whose
-    methods may build on those of any source. Files whose name starts with an underscore are skipped.
+    methods may build on those of any source, their own first. Files whose name starts with an underscore are skipped.
 
     Raises:
         UsageError: a path does not exist, a file cannot be imported or holds no method, or one
@@ -149,7 +149,7 @@ def _written(source: Iterator[tuple[type[Method], Path]]) -> dict[str, MethodInf
 def _declared(
     paths: Sequence[Path], own: Mapping[str, MethodInfo], known: Mapping[str, MethodInfo]
 ) -> dict[str, MethodInfo]:
-    bases = {name: (info.cls, info.hash) for name, info in known.items()}
+    bases = {name: (info.cls, info.hash) for name, info in {**known, **own}.items()}
     found: dict[str, MethodInfo] = {}
     for path in paths:
         if path.suffix not in YAML:
