@@ -74,7 +74,8 @@ def ours(name: str, classes: int) -> Loss:
     method.build(Context(classes, labels, WIDTH, WIDTH, 1, torch.device("cpu")))
 
     def loss(raw: Tensor, labels: Tensor) -> Tensor:
-        return method.loss(Batch(normalize(raw), raw, raw, labels, torch.arange(len(labels)), 0))
+        unit = normalize(raw)
+        return method.loss(Batch(unit, unit, raw, labels, torch.arange(len(labels)), 0))
 
     return loss
 
