@@ -39,6 +39,7 @@ def test_it_carries_methods_protocols_data_published_numbers_and_licences(unpack
     names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     for wanted in (
         "bench/_shipped/methods/margin.py",
+        "bench/_shipped/methods/variants.yaml",
         "bench/_shipped/protocols/quick.yaml",
         "bench/_shipped/results/published/numbers.csv",
         "bench/_shipped/results/reference/ci.json",
