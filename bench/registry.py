@@ -158,17 +158,17 @@ def _declared(
             _refuse_twice(name, path, {**own, **found})
             if not _NAME.fullmatch(name):
                 raise UsageError(f"{path}: '{name}' is no method name: lower-case letters, digits, '_' and '-'.")
-            found[name] = MethodInfo(*_declare(name, entry.model_dump_json(), path, tuple(bases.items())))
+            cls, content = _declare(name, entry.model_dump_json(), path, tuple(bases.items()))
+            found[name] = MethodInfo(cls, _shown(path), content)
     return found
 
 
 @cache
 def _declare(
     name: str, entry: str, path: Path, bases: tuple[tuple[str, tuple[type[Method], str]], ...]
-) -> tuple[type[Method], str, str]:
+) -> tuple[type[Method], str]:
     """Once for each content: classes stay identical between calls."""
-    cls, content = variants.declare(name, variants.Entry.model_validate_json(entry), path, dict(bases))
-    return cls, _shown(path), content
+    return variants.declare(name, variants.Entry.model_validate_json(entry), path, dict(bases))
 
 
 def _refuse_twice(name: str, path: Path, found: Mapping[str, MethodInfo]) -> None:

@@ -27,6 +27,7 @@ COUNT = CLASSES * PER_CLASS
 INPUT_DIM, TRUNK_DIM = 12, 16
 SHAPE = BatchShape(classes=8, per_class=4)
 EPOCH = 4  # steps
+ITERATIONS = 100  # length of the run that methods are told of
 OPTIMIZER = Optimizer(
     name="adamw",
     trunk=Group(lr=0.01),
@@ -79,7 +80,7 @@ class Toy:
         with self.streams.world("init"):
             self.trunk = nn.Sequential(nn.Linear(INPUT_DIM, self.trunk_dim), nn.Tanh())
             self.embedder = self.method.embedder(self.trunk_dim, size)
-        context = Context(CLASSES, self.labels, self.trunk_dim, size, 100, torch.device("cpu"), self.targets)
+        context = Context(CLASSES, self.labels, self.trunk_dim, size, ITERATIONS, torch.device("cpu"), self.targets)
         with self.streams.world("method"):
             self.method.build(context)
         self.optimizer = build_optimizer(OPTIMIZER, self.trunk, self.embedder, self.method)

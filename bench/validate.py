@@ -20,7 +20,7 @@ from bench import registry
 from bench.data import seal
 from bench.method import Batch, Method
 from bench.registry import MethodInfo
-from bench.toy import CLASSES, COUNT, EPOCH, PER_CLASS, SHAPE, Toy
+from bench.toy import CLASSES, COUNT, EPOCH, ITERATIONS, PER_CLASS, SHAPE, Toy
 
 Result = Literal["pass", "fail", "skip", "info"]
 DRAWS = 64  # repetitions where a loss is random
@@ -120,7 +120,7 @@ def _loss(cls: type[Method]) -> str:
 
 
 def _gradients(cls: type[Method]) -> str:
-    """Over some batches, something reaches the trunk, the embedder and each own parameter."""
+    """Over some batches, spread over the stages of a run, something reaches trunk, embedder and own parameters."""
     toy = Toy(cls)
     named = {f"trunk.{k}": p for k, p in toy.trunk.named_parameters()}
     named |= {f"embedder.{k}": p for k, p in toy.embedder.named_parameters() if p.requires_grad}
@@ -128,7 +128,8 @@ def _gradients(cls: type[Method]) -> str:
     reached: set[str] = set()
     with toy.streams.world("method"):
         batches = toy.begin_epoch()
-        for _ in range(2 * EPOCH):
+        for step in range(0, ITERATIONS, ITERATIONS // (2 * EPOCH)):
+            toy.step = step
             loss = toy.method.loss(toy.batch(torch.from_numpy(next(batches))))
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):
