@@ -33,7 +33,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(READY)
 
-bench: $(READY) ## run every method on DATASET, then write the report
+bench: $(READY) ## run the default methods (METHODS=all: every one) on DATASET, then write the report
 	@status=0; $(BIN)/bench run $(run_options) || status=$$?; \
 	if [ $$status -le 1 ]; then $(BIN)/bench report --html --results $(RESULTS) --out $(REPORT) || status=$$?; fi; \
 	exit $$status
