@@ -37,17 +37,21 @@ class NCA(PairMethod):
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss on the squared distances of the batch, whose part |x_i|^2 cancels in p_ij."""
-        s = pairs.similarities(batch.embeddings)
-        return self._mean(2 * self.scale * s - self.scale * s.diagonal(), *pairs.pair_masks(batch.labels))
+        x = batch.embeddings
+        logits = torch.addmm(-self.scale * x.square().sum(1), 2 * self.scale * x, x.T)
+        return self._mean(logits, *pairs.pair_masks(batch.labels))
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The same for any references, from the similarities of unit vectors: d^2 = 2 - 2s."""
         return self._mean(2 * self.scale * s, positive, negative)
 
     def _mean(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        # p_i = 1 / (1 + exp(odds)), odds of another class against the own one
-        own = pairs.masked_logits(logits, positive, 1).logsumexp(1)
-        odds = pairs.masked_logsumexp(logits, negative, 1) - own
-        terms = torch.logaddexp(odds, torch.zeros_like(odds)) if self.objective == "log" else odds.sigmoid()
-        found = positive.any(1)
-        return terms.where(found, 0).sum() / found.sum().clamp(min=1)
+        none = torch.finfo(logits.dtype).min
+        picked = logits.masked_fill(~(positive | negative), none).log_softmax(1)  # log p_ij
+        anchor, item = positive.nonzero(as_tuple=True)  # few: sums over them are quicker than over masked rows
+        likely = picked[anchor, item]
+        top = likely.new_full((len(logits),), none).scatter_reduce(0, anchor, likely.detach(), "amax")
+        sums = torch.zeros_like(top).index_add(0, anchor, (likely - top[anchor]).exp())
+        own = sums[sums > 0].log() + top[sums > 0]  # log p_i, where there are positives
+        terms = -own if self.objective == "log" else -own.expm1()
+        return terms.sum() / max(len(own), 1)
