@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset
 from bench.data.decode import is_image
-from bench.data.manifest import manifest_of_files
+from bench.data.official import Benchmark, Photo, again, build, candidates
 from bench.errors import DataError
 
 CLASSES = 196
 TRAIN_CLASSES = 98
 TRAIN_IMAGES, TEST_IMAGES = 8_054, 8_131
-IMAGES = TRAIN_IMAGES + TEST_IMAGES
 
 _COMBINED = "combined (car_ims, cars_annos.mat)"
 _DEVKIT = "devkit (cars_train, cars_test)"
@@ -46,9 +44,13 @@ The official addresses (ai.stanford.edu) are gone since 2023: use a mirror and c
 Elsewhere? Name the folder with --data DIR (make: DATA=DIR) or in the environment variable BENCH_DATA."""
 
 
-class _Photo(NamedTuple):
-    class_id: int  # official, 1-196
-    path: PurePosixPath  # under the data set's folder
+BENCHMARK = Benchmark(
+    "cars196",
+    "Cars196",
+    images={"train": TRAIN_IMAGES, "query": TEST_IMAGES},
+    classes={"train": TRAIN_CLASSES, "query": CLASSES - TRAIN_CLASSES},
+    missing=_MISSING,
+)
 
 
 @cache
@@ -66,85 +68,26 @@ def load(data: Path) -> Dataset:
         DataError: not found (says what to get and where to put it); a listed image or a label file is missing; a
             class is not one of the 196; one side of the split has no image.
     """
-    for root in _candidates(data):
+    for root in candidates(data, "cars196", "stanford_cars"):
         for layout, probe in _LAYOUTS.items():
             photos = probe(root)
             if photos is not None:
-                return _dataset(root, layout, photos)
-    raise DataError(_MISSING.format(data=data))
+                return build(BENCHMARK, root, layout, photos, dict(enumerate(official_names(), 1)))
+    raise BENCHMARK.not_found(data)
 
 
-def _candidates(data: Path) -> Iterator[Path]:
-    if not data.is_dir():
-        return
-    yield data
-    named = [path for path in sorted(data.iterdir()) if path.is_dir()]
-    for prefix in ("cars196", "stanford_cars"):
-        matching = [path for path in named if path.name.lower().startswith(prefix)]
-        yield from sorted(matching, key=lambda path: (path.name.lower() != prefix, path.name))
+def _photo(class_id: int, path: PurePosixPath) -> Photo:
+    return Photo(class_id, path, "train" if class_id <= TRAIN_CLASSES else "query")
 
 
-def _dataset(root: Path, layout: str, photos: list[_Photo]) -> Dataset:
-    if not photos:
-        raise DataError(f"{root}: looks like Cars196 ({layout}) but holds no image. {_again(root)}")
-    photos = sorted(set(photos), key=lambda photo: (photo.class_id, str(photo.path)))
-    sizes = _sizes(root, photos)
-    ids = sorted({photo.class_id for photo in photos})
-    label_of = {class_id: label for label, class_id in enumerate(ids)}
-    labels = np.array([label_of[photo.class_id] for photo in photos], dtype=np.int64)
-    on_train_side = np.array([photo.class_id <= TRAIN_CLASSES for photo in photos])
-    split = Split(train=np.flatnonzero(on_train_side), query=np.flatnonzero(~on_train_side))
-    for side, rows, span in (("training", split.train, "1-98"), ("test", split.query, "99-196")):
-        if len(rows) == 0:
-            raise DataError(f"{root}: holds no image of the {side} classes ({span}). {_again(root)}")
-    names = tuple(official_names()[class_id - 1] for class_id in ids)
-    files = tuple(root / photo.path for photo in photos)
-    return Dataset(
-        name="cars196",
-        title="Cars196",
-        images=files,
-        labels=labels,
-        class_ids=tuple(ids),
-        class_names=names,
-        split=split,
-        manifest=manifest_of_files(root, files, sizes, names, labels, split, layout),
-        default_protocol="frozen-trunk",
-        photographs=True,
-        partial=_partial(len(ids), len(split.train), len(split.query)),
-    )
-
-
-def _partial(classes: int, train: int, test: int) -> str | None:
-    if classes < CLASSES:
-        return f"partial ({classes} of {CLASSES} classes)"
-    if train + test != IMAGES:
-        return f"partial ({train + test:,} of {IMAGES:,} images)"
-    if train != TRAIN_IMAGES:
-        return f"partial ({train:,} and {test:,} images a side instead of {TRAIN_IMAGES:,} and {TEST_IMAGES:,})"
-    return None
-
-
-def _sizes(root: Path, photos: list[_Photo]) -> list[int]:
-    try:
-        return [(root / photo.path).stat().st_size for photo in photos]
-    except OSError as error:
-        raise DataError(
-            f"{error.filename}: is listed in the annotations but cannot be read ({error.strerror}). {_again(root)}"
-        ) from None
-
-
-def _again(root: Path) -> str:
-    return f"Unpack the archives into {root} again, or remove that folder to be told what to get."
-
-
-def _combined(root: Path) -> list[_Photo] | None:
+def _combined(root: Path) -> list[Photo] | None:
     if not (root / "cars_annos.mat").is_file() and not (root / "car_ims").is_dir():
         return None
     annotations = _annotations(root / "cars_annos.mat", "relative_im_path")
-    return [_Photo(class_id, PurePosixPath(path)) for class_id, path in annotations]
+    return [_photo(class_id, PurePosixPath(path)) for class_id, path in annotations]
 
 
-def _devkit(root: Path) -> list[_Photo] | None:
+def _devkit(root: Path) -> list[Photo] | None:
     halves = {
         "cars_train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
         "cars_test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),
@@ -158,7 +101,7 @@ def _devkit(root: Path) -> list[_Photo] | None:
         path = next((place for place in places if place.is_file()), places[0])
         # Some archives repeat the folder: cars_train/cars_train/00001.jpg.
         folder = PurePosixPath(half, half) if (root / half / half).is_dir() else PurePosixPath(half)
-        photos += [_Photo(class_id, folder / name) for class_id, name in _annotations(path, "fname")]
+        photos += [_photo(class_id, folder / name) for class_id, name in _annotations(path, "fname")]
     return photos
 
 
@@ -167,7 +110,7 @@ def _annotations(path: Path, name_field: str) -> list[tuple[int, str]]:
     from scipy.io import loadmat
 
     if not path.is_file():
-        raise DataError(f"{path}: is missing, and with it the labels of the photographs. {_again(path.parent)}")
+        raise DataError(f"{path}: is missing, and with it the labels of the photographs. {again(path.parent)}")
     try:
         content: dict[str, Any] = loadmat(path, squeeze_me=True)
         rows = np.atleast_1d(content["annotations"])
@@ -175,7 +118,7 @@ def _annotations(path: Path, name_field: str) -> list[tuple[int, str]]:
     except Exception as error:  # whatever a damaged file makes scipy's parser raise
         raise DataError(
             f"{path}: is not a Cars196 annotation file with the fields 'class' and '{name_field}' "
-            f"({type(error).__name__}: {error}). {_again(path.parent)}"
+            f"({type(error).__name__}: {error}). {again(path.parent)}"
         ) from None
     for class_id, name in found:
         if not 1 <= class_id <= CLASSES:
@@ -189,7 +132,7 @@ def _annotations(path: Path, name_field: str) -> list[tuple[int, str]]:
     return found
 
 
-def _class_folders(root: Path) -> list[_Photo] | None:
+def _class_folders(root: Path) -> list[Photo] | None:
     for parent in (PurePosixPath("images"), PurePosixPath()):
         folders = _subfolders(root / parent)
         if any(_class_id(name) for name in folders):
@@ -197,7 +140,7 @@ def _class_folders(root: Path) -> list[_Photo] | None:
     return None
 
 
-def _split_folders(root: Path) -> list[_Photo] | None:
+def _split_folders(root: Path) -> list[Photo] | None:
     for parent in (PurePosixPath("car_data/car_data"), PurePosixPath("car_data")):
         halves = [half for half in ("train", "test") if (root / parent / half).is_dir()]
         if halves:
@@ -208,7 +151,7 @@ def _split_folders(root: Path) -> list[_Photo] | None:
     return None
 
 
-def _in_folders(root: Path, parent: PurePosixPath) -> list[_Photo]:
+def _in_folders(root: Path, parent: PurePosixPath) -> list[Photo]:
     photos = []
     for name in _subfolders(root / parent):
         class_id = _class_id(name)
@@ -217,7 +160,7 @@ def _in_folders(root: Path, parent: PurePosixPath) -> list[_Photo]:
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise DataError(f"{root / parent / name}: is not named after a class of Cars196.{hint} Rename or move it.")
         files = sorted(path.name for path in (root / parent / name).iterdir() if is_image(path))
-        photos += [_Photo(class_id, parent / name / file) for file in files]
+        photos += [_photo(class_id, parent / name / file) for file in files]
     return photos
 
 
@@ -241,7 +184,7 @@ def _key(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
-def _agree_with_list(path: Path, folder: PurePosixPath, photos: list[_Photo]) -> None:
+def _agree_with_list(path: Path, folder: PurePosixPath, photos: list[Photo]) -> None:
     """Check the rows `file, x1, y1, x2, y2, class` of a list, where there is one, against the folders."""
     if not path.is_file():
         return
@@ -251,11 +194,11 @@ def _agree_with_list(path: Path, folder: PurePosixPath, photos: list[_Photo]) ->
             if len(row) != 6 or not row[5].strip().isdigit():
                 raise DataError(f"{path}: line {line} is not 'file,x1,y1,x2,y2,class': {','.join(row)}. Get it again.")
             if row[0] not in in_folders:
-                raise DataError(f"{path}: line {line} lists {row[0]}: it is in no class folder. {_again(path.parent)}")
+                raise DataError(f"{path}: line {line} lists {row[0]}: it is in no class folder. {again(path.parent)}")
             if in_folders[row[0]] != int(row[5]):
                 raise DataError(
                     f"{path}: line {line} gives {row[0]} class {row[5]}, but it lies in the folder of class "
-                    f"{in_folders[row[0]]}. {_again(path.parent)}"
+                    f"{in_folders[row[0]]}. {again(path.parent)}"
                 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from bench.data import cars196
+from bench.data import cars196, official
 from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset
 from bench.errors import DataError
@@ -108,10 +108,13 @@ def test_official_order() -> None:
 
 
 def test_completeness_is_named_by_classes_then_images() -> None:
-    assert cars196._partial(196, 8_054, 8_131) is None
-    assert cars196._partial(98, 2_023, 2_085) == "partial (98 of 196 classes)"
-    assert cars196._partial(196, 8_000, 8_100) == "partial (16,100 of 16,185 images)"
-    assert cars196._partial(196, 8_055, 8_130).startswith("partial (8,055 and 8,130")
+    def found(train: int, test: int, classes: int = 98) -> str | None:
+        return official.partial(cars196.BENCHMARK, {"train": 98, "query": classes}, {"train": train, "query": test})
+
+    assert found(8_054, 8_131) is None
+    assert found(2_023, 2_085, classes=49) == "partial (147 of 196 classes)"
+    assert found(8_000, 8_100) == "partial (16,100 of 16,185 images)"
+    assert str(found(8_055, 8_130)).startswith("partial (8,055 train images of 98 classes instead of 8,054")
 
 
 def changed(data: Path, change: Callable[[Path], object]) -> Dataset:
@@ -166,7 +169,7 @@ def test_class_names_in_another_order(tmp_path: Path) -> None:
 
 def test_one_sided_copy(tmp_path: Path) -> None:
     photos.write(tmp_path / "cars196/images" / folder_name(3) / "1.jpg", 1)
-    with pytest.raises(DataError, match=r"no image of the test classes"):
+    with pytest.raises(DataError, match=r"holds no test image"):
         open_dataset("cars196", tmp_path)
 
 
