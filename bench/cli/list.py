@@ -64,14 +64,9 @@ def _methods(include: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _datasets(include: Sequence[Path]) -> list[dict[str, Any]]:
-    import importlib
-
     from bench.data import catalog
 
-    return [
-        {"name": name, "summary": _first_sentence(importlib.import_module(f"bench.data.{name}"))}
-        for name in catalog.dataset_names()
-    ]
+    return [{"name": name, "summary": catalog.summary(name)} for name in catalog.dataset_names()]
 
 
 def _protocols(include: Sequence[Path]) -> list[dict[str, Any]]:

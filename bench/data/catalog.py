@@ -6,6 +6,7 @@ import hashlib
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,18 +15,43 @@ from bench.data.dataset import Dataset, Labels, Split
 from bench.errors import UsageError, unknown_name
 from bench.protocol import Subset
 
-_LOADERS = {
-    "glyphs": "bench.data.glyphs",
-    "digits": "bench.data.digits",
-    "posed_glyphs": "bench.data.posed_glyphs",
-    "cars196": "bench.data.cars196",
-    "image_folder": "bench.data.image_folder",
+
+class _Entry(NamedTuple):
+    loader: str  # module:function
+    summary: str
+
+
+_ENTRIES = {
+    "glyphs": _Entry("bench.data.glyphs:load", "characters in many fonts; comes with the package, trains in seconds"),
+    "digits": _Entry("bench.data.digits:load", "scikit-learn's handwritten digits; comes with a package"),
+    "posed_glyphs": _Entry(
+        "bench.data.posed_glyphs:load", "characters in known poses, continuous labels; comes with the package"
+    ),
+    "cub200": _Entry("bench.data.cub200:load", "CUB-200-2011, 200 bird species, 11,788 photographs"),
+    "cars196": _Entry("bench.data.cars196:load", "Cars196, 196 car models, 16,185 photographs"),
+    "sop": _Entry("bench.data.sop:load", "Stanford Online Products, 22,634 products, 120,053 photographs"),
+    "inshop": _Entry("bench.data.inshop:load", "In-Shop Clothes, 7,982 items, query and gallery, 256-pixel images"),
+    "inshop_highres": _Entry("bench.data.inshop:load_highres", "the same from the high-resolution images"),
+    "vehicleid_small": _Entry("bench.data.vehicleid:load_small", "PKU VehicleID, tested on the list of 800 vehicles"),
+    "vehicleid_medium": _Entry("bench.data.vehicleid:load_medium", "PKU VehicleID, the list of 1,600 vehicles"),
+    "vehicleid_large": _Entry("bench.data.vehicleid:load_large", "PKU VehicleID, the list of 2,400 vehicles"),
+    "omniglot": _Entry("bench.data.omniglot:load", "Omniglot, handwritten characters of 50 alphabets"),
+    "fashion_mnist": _Entry("bench.data.fashion_mnist:load", "Fashion-MNIST, ten kinds of clothing, 28 pixels"),
+    "human_pose": _Entry("bench.data.human_pose:load", "people in known poses, continuous labels (log-ratio paper)"),
+    "image_folder": _Entry(
+        "bench.data.image_folder:load", "your own images: class folders, images.csv, or targets.npz"
+    ),
 }
 
 
 def dataset_names() -> list[str]:
     """All data sets, the default first."""
-    return list(_LOADERS)
+    return list(_ENTRIES)
+
+
+def summary(name: str) -> str:
+    """One line on a data set."""
+    return _ENTRIES[name].summary
 
 
 def open_dataset(name: str, data: Path) -> Dataset:
@@ -41,9 +67,10 @@ def open_dataset(name: str, data: Path) -> Dataset:
         SealedError: a run is training in this process.
     """
     seal.check(f"data set '{name}'")
-    if name not in _LOADERS:
-        raise unknown_name("data set", name, _LOADERS)
-    loaded: Dataset = importlib.import_module(_LOADERS[name]).load(data)
+    if name not in _ENTRIES:
+        raise unknown_name("data set", name, _ENTRIES)
+    module, function = _ENTRIES[name].loader.split(":")
+    loaded: Dataset = getattr(importlib.import_module(module), function)(data)
     return loaded
 
 
