@@ -67,7 +67,7 @@ docs: $(READY) ## regenerate the generated pages under docs/
 	$(BIN)/python -m bench.docs
 
 parity: $(READY) ## compare with the stored numbers of official code, renew results/reference/parity.json
-	$(BIN)/python -m pytest -n auto -m parity --parity-report results/reference/parity.json
+	$(BIN)/python -m pytest tests -n auto -m parity --parity-report results/reference/parity.json
 
 perf: $(READY) ## speed beside what a user would use instead, in one run
 	$(BIN)/python -m tests.perf

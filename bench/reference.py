@@ -1,7 +1,7 @@
 """Two committed files that documentation is generated from: results of all methods, and parity with official code.
 
 `python -m bench.reference RESULTS` writes the first from the records of a reference run; the parity tests write the
-second (`pytest -m parity --parity-report FILE`).
+second (`make parity`).
 """
 
 from __future__ import annotations
