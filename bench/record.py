@@ -94,7 +94,8 @@ class Record(_Frozen):
 
     `metrics` maps 'last' | 'best_validation' | 'best_test' to metric name -> value (fractions in
     [0, 1]); 'best_test' is optimistic. `steps` gives the step of each of them. `counts` holds
-    images_seen, forward_images, extra_forward_images, steps, test_queries, lone_queries.
+    images_seen, forward_images, extra_forward_images, steps, test_queries, lone_queries, and
+    drawn_queries (queries of one draw) where there are drawn galleries.
     `artefacts` names the files beside the record.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from bench.data.cache import ImageStore, open_images
 from bench.data.dataset import Dataset
 from bench.draft import Draft
 from bench.evaluation import Evaluation, evaluate
+from bench.evaluation.drawn import drawn_metrics, drawn_queries
 from bench.models.trunks import trunk_input
+from bench.protocol import Protocol
 from bench.training import checkpoint
 from bench.training.learner import Learner
 from bench.training.loop import Report
@@ -61,27 +64,50 @@ def evaluate_kept(
     full: dict[int, Evaluation] = {}
     for name, step in draft.steps.items():
         if step not in full:
-            settings = protocol.evaluation
-            full[step] = evaluate(
-                kept[step],
-                labels,
-                query=query,
-                ks=settings.recall_at,
-                clustering=settings.clustering,
-                targets=targets,
-                graded=settings.graded,
-            )
+            full[step] = _evaluate_fully(kept[step], dataset, query, protocol)
         draft.metrics[name] = full[step].metrics
     headline = draft.steps[headline_name(protocol.selection.split)]
-    draft.counts |= {
-        "test_queries": full[headline].counts["queries"],
-        "lone_queries": full[headline].counts["lone_queries"],
-    }
+    found = full[headline].counts
+    draft.counts |= {"test_queries": found["queries"]} | {k: n for k, n in found.items() if k != "queries"}
     images = open_images(dataset, "test", protocol.images.resize, trunk_input(protocol.trunk.name).channels)
     _write_artefacts(draft, dataset, work, kept[headline], full[headline], images, query)
     draft.artefacts["weights"] = "weights.safetensors"
     source = work / "kept" / f"step-{headline:08d}.safetensors"
     (work / "artefacts" / "weights.safetensors").write_bytes(source.read_bytes())
+
+
+def _evaluate_fully(
+    embeddings: NDArray[np.float32], dataset: Dataset, query: NDArray[np.bool_] | None, protocol: Protocol
+) -> Evaluation:
+    """Every metric there is, with CMC over the drawn galleries where the data set has some."""
+    rows, settings = dataset.split.test, protocol.evaluation
+    labels = dataset.labels[rows]
+    found = evaluate(
+        embeddings,
+        labels,
+        query=query,
+        ks=settings.recall_at,
+        clustering=settings.clustering,
+        targets=None if dataset.targets is None else dataset.targets[rows],
+        graded=settings.graded,
+    )
+    draws = _draws_on_test_side(dataset)
+    if draws is None:
+        return found
+    return replace(
+        found,
+        metrics=found.metrics | drawn_metrics(embeddings, labels, draws),
+        counts=found.counts | {"drawn_queries": drawn_queries(labels, draws)},
+    )
+
+
+def _draws_on_test_side(dataset: Dataset) -> NDArray[np.int64] | None:
+    """The data set's draws as positions among its test images, which is how embeddings are stored."""
+    if dataset.draws is None:
+        return None
+    position = np.full(len(dataset.labels), -1)
+    position[dataset.split.test] = np.arange(len(dataset.split.test))
+    return position[dataset.draws]
 
 
 def headline_name(split: str) -> str:
@@ -104,6 +130,9 @@ def _write_artefacts(
     stored: dict[str, NDArray[Any]] = {"embeddings": embeddings, "labels": labels}
     if query is not None:
         stored["query"] = query.astype(np.uint8)
+    draws = _draws_on_test_side(dataset)
+    if draws is not None:
+        stored["draws"] = draws
     save_file(stored, folder / "embeddings.safetensors")
     save_file(
         {

@@ -61,6 +61,8 @@ class Dataset:
         nuisance: int64 (N,) or None: a label that must not matter (a font face, a camera).
         targets: float64 (N, T) or None: continuous labels.
         class_groups: int64 (C,) or None: classes of one group stay on one side of every fold.
+        draws: int64 (D, T) or None: rows of `images`; each draw is a gallery of one image of each of the T test
+            classes, in label order, and all other test images are its queries (`bench.data.draws`).
         default_protocol: used when the caller names none.
     """
 
@@ -80,4 +82,5 @@ class Dataset:
     nuisance: Labels | None = None
     targets: NDArray[np.float64] | None = None
     class_groups: Labels | None = None
+    draws: Labels | None = None
     notes: tuple[str, ...] = field(default=())

@@ -7,7 +7,8 @@ against the official numbers. What is not the whole set is named partial, and ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -23,12 +24,16 @@ SIDES: tuple[PhotoSide, ...] = ("train", "query", "gallery")
 
 
 class Photo(NamedTuple):
-    """A listed photograph: `path` lies under the data set's folder; a test set without a gallery is all queries."""
+    """A photograph: `path` lies under the data set's folder, `source` says which list names it, and on which line.
+
+    A test set without a gallery is all queries.
+    """
 
     class_id: int
     path: PurePosixPath
     side: PhotoSide
     superclass: str = ""
+    source: str = "the annotations"
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,41 @@ def candidates(data: Path, *prefixes: str) -> Iterator[Path]:
         yield from sorted(matching, key=lambda path: (path.name.lower() != prefix, path.name))
 
 
+class NamesakeError(DataError):
+    """Another data set that uses the same names, or another edition: named only where the right one is nowhere."""
+
+
+Probe = Callable[[Path], "list[Photo] | None"]
+
+
+class Found(NamedTuple):
+    """What a probe recognised, and where."""
+
+    root: Path
+    layout: str
+    photos: list[Photo]
+
+
+def search(benchmark: Benchmark, data: Path, prefixes: Sequence[str], layouts: Mapping[str, Probe]) -> Found:
+    """The first layout found in the data folder, in its folders named after the data set, or one level below these.
+
+    Raises:
+        DataError: nowhere (says what to get), or only a namesake; whatever a probe that recognised its layout raises.
+    """
+    namesake: NamesakeError | None = None
+    for near in candidates(data, *prefixes):
+        for root in [near] if near == data else candidates(near, *prefixes):
+            for layout, probe in layouts.items():
+                try:
+                    photos = probe(root)
+                except NamesakeError as error:
+                    namesake = namesake or error
+                    break
+                if photos is not None:
+                    return Found(root, layout, photos)
+    raise namesake or benchmark.not_found(data)
+
+
 def again(root: Path) -> str:
     """The way out of a damaged copy."""
     return f"Unpack the archives into {root} again, or remove that folder to be told what to get."
@@ -99,7 +139,8 @@ def build(
         raise DataError(f"{root}: looks like {benchmark.title} ({layout}) but holds no image. {again(root)}")
     ordered = sorted(photos, key=lambda photo: (photo.class_id, str(photo.path)))
     _once(root, ordered)
-    sizes = _sizes(root, ordered)
+    files = tuple(root / photo.path for photo in ordered)
+    sizes = _sizes(root, files, ordered)
     ids = sorted({photo.class_id for photo in ordered})
     labels = np.searchsorted(ids, [photo.class_id for photo in ordered]).astype(np.int64)
     sides = np.array([SIDES.index(photo.side) for photo in ordered])
@@ -116,7 +157,6 @@ def build(
             f"classes), which {benchmark.title} does not have. {again(root)}"
         )
     names = tuple(class_names[class_id] for class_id in ids)
-    files = tuple(root / photo.path for photo in ordered)
     supers = sorted({photo.superclass for photo in ordered})
     if "" in supers and len(supers) > 1:
         lone = next(photo for photo in ordered if not photo.superclass)
@@ -163,17 +203,23 @@ def partial(benchmark: Benchmark, classes: Mapping[PhotoSide, int], images: Mapp
 
 
 def _once(root: Path, photos: Sequence[Photo]) -> None:
-    seen: dict[PurePosixPath, Photo] = {}
+    seen: set[str] = set()  # of strings: hashing paths is slow, and there may be 100,000
     for photo in photos:
-        if photo.path in seen:
-            raise DataError(f"{root}: {photo.path} is listed more than once. {again(root)}")
-        seen[photo.path] = photo
+        if str(photo.path) in seen:
+            raise DataError(f"{root}: {photo.path} is listed more than once, again in {photo.source}. {again(root)}")
+        seen.add(str(photo.path))
 
 
-def _sizes(root: Path, photos: Sequence[Photo]) -> list[int]:
-    try:
-        return [(root / photo.path).stat().st_size for photo in photos]
-    except OSError as error:
-        raise DataError(
-            f"{error.filename}: is listed in the annotations but cannot be read ({error.strerror}). {again(root)}"
-        ) from None
+def _sizes(root: Path, files: Sequence[Path], photos: Sequence[Photo]) -> list[int]:
+    sizes = []
+    for path, photo in zip(files, photos, strict=True):
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{path}: is listed in {photo.source} but cannot be read ({error.strerror}). {again(root)}"
+            ) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path}: is listed in {photo.source} but is no file. {again(root)}")
+        sizes.append(found.st_size)
+    return sizes

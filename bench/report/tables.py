@@ -239,6 +239,11 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
         f"Percent{units}. Mean over n seeds ± half the {level} interval (Student t, n − 1 degrees of freedom).{folds} "
         f"Sorted by {text.metric_label(section.metric)}."
     )
+    if any(metric.startswith("cmc_at_") for metric in section.metrics):
+        yield (
+            "CMC@K: one image of each identity is the gallery and all others are queries, mean over fixed draws. It "
+            "is another, harder task than Recall@K, where every image is a query against all others."
+        )
     most = max((len(row.values(section.headline, section.metric)) for row in section.rows), default=0)
     if most < 2:
         yield "One seed: no interval and no test. Differences may be noise, and nothing is marked as tied."

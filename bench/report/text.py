@@ -20,25 +20,23 @@ _METRIC_LABELS = {
     "ami": "AMI",
     "f1": "F1",
 }
-_ORDER = ("recall", "precision_at_1", "r_precision", "map_at_r", "nmi", "ami", "f1", "ndcg", "label_distance")
+_ORDER = ("recall", "precision_at_1", "r_precision", "map_at_r", "nmi", "ami", "f1", "cmc", "ndcg", "label_distance")
 
 
 def metric_label(name: str) -> str:
     """A metric's name in tables: 'recall_at_8' is 'Recall@8'."""
-    if match := re.fullmatch(r"(recall|ndcg|label_distance)_at_(\d+)", name):
-        kind = {"recall": "Recall", "ndcg": "nDCG", "label_distance": "↓ Label distance"}[match[1]]
+    if match := re.fullmatch(r"(recall|cmc|ndcg|label_distance)_at_(\d+)", name):
+        kind = {"recall": "Recall", "cmc": "CMC", "ndcg": "nDCG", "label_distance": "↓ Label distance"}[match[1]]
         return f"{kind}@{match[2]}"
     return _METRIC_LABELS.get(name, name)
 
 
 def metric_order(names: Iterable[str]) -> list[str]:
-    """Metrics in the order of tables: Recall@K by K, R-Precision, MAP@R, clustering, graded ones by K, then others."""
+    """Metrics in the order of tables: Recall@K by K, R-Precision, MAP@R, clustering, CMC, graded ones, then others."""
 
     def key(name: str) -> tuple[int, int, str]:
-        if match := re.fullmatch(r"recall_at_(\d+)", name):
-            return 0, int(match[1]), name
-        if match := re.fullmatch(r"(?:ndcg|label_distance)_at_(\d+)", name):
-            return len(_ORDER) - 1 + lower_is_better(name), int(match[1]), name
+        if match := re.fullmatch(r"(recall|cmc|ndcg|label_distance)_at_(\d+)", name):
+            return _ORDER.index(match[1]), int(match[2]), name
         return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), 0, name
 
     return sorted(set(names), key=key)
