@@ -98,18 +98,17 @@ class Draft:
         }
 
     def describe_training(self, progress: Progress) -> None:
-        """Note curves and counts of a finished fit (seconds of all attempts that it was resumed from)."""
+        """Note the curve of a finished fit, and add what it took (seconds of all attempts that it was resumed from)."""
         self.curves = [CurvePoint(**point) for point in progress.curve]
-        self.counts |= {
+        taken = {
             "steps": progress.step,
             "images_seen": progress.images_seen,
             "forward_images": progress.images_seen + progress.extra_forward_images,
             "extra_forward_images": progress.extra_forward_images,
         }
-        self.seconds |= {
-            "fit": round(progress.train_seconds, 3),
-            "validation": round(progress.validation_seconds, 3),
-        }
+        seconds = {"fit": progress.train_seconds, "validation": progress.validation_seconds}
+        self.counts |= {name: self.counts.get(name, 0) + number for name, number in taken.items()}
+        self.seconds |= {name: round(self.seconds.get(name, 0.0) + spent, 3) for name, spent in seconds.items()}
 
     def record(self, state: State, reason: str | None = None, trace: str | None = None) -> Record:
         """The record of what is known now."""

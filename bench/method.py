@@ -137,6 +137,8 @@ class Method(nn.Module):
         trains: False for baselines.
         by_default: part of a plan that names no methods; `--methods all` takes the others too.
         order_matters: the order of images within a batch carries meaning to `loss`.
+        needs_pairs: compares images of a class with each other; a protocol may give methods that compare images with
+            class vectors only (False) batches of more classes.
         needs_targets: works on continuous labels; left out of plans on data sets without them.
         descriptors: how the trunk's last feature map is pooled; several are concatenated, and
             everything but ("mean",) is a departure from the protocol that tables show.
@@ -151,6 +153,7 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     by_default: ClassVar[bool] = True
     order_matters: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = True
     needs_targets: ClassVar[bool] = False
     descriptors: ClassVar[Descriptors] = MEAN
     variant_of: ClassVar[str | None] = None

@@ -50,8 +50,10 @@ class Plan:
 
 
 def open_dataset(name: str, data: Path, protocol: Protocol) -> Dataset:
-    """A data set as a protocol uses it: cut to the protocol's subset, if it names one."""
+    """A data set as a protocol uses it: its sides as the protocol cuts them, and its subset, if it names one."""
     dataset = catalog.open_dataset(name, data)
+    if protocol.sides == "halves":
+        dataset = catalog.halves(dataset)
     return dataset if protocol.subset is None else catalog.restrict(dataset, protocol.subset)
 
 
@@ -72,7 +74,7 @@ def make_plan(
     if not name:
         name, why = default_protocol(catalog.open_dataset(dataset_name, setting.data))
         setting = Setting(name, setting.data, setting.results, setting.include)
-    protocol = load_protocol(name)
+    protocol = load_protocol(name).on(dataset_name)
     dataset = open_dataset(dataset_name, setting.data, protocol)
     if protocol.evaluation.graded is not None and dataset.targets is None:
         raise UsageError(

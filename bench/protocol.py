@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -17,10 +18,26 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+def added(default: Any, **constraints: Any) -> Any:
+    """A key that came after the first records: while it holds its default it is not part of the protocol's hash."""
+    return Field(default, json_schema_extra={"added": True}, **constraints)
+
+
 class Section(BaseModel):
     """A block of a protocol: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def content(self) -> dict[str, Any]:
+        """All keys and values but added ones at their default, for hashing."""
+        found = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(field.json_schema_extra, dict) and value == field.default:
+                del found[name]
+            elif isinstance(value, Section):
+                found[name] = value.content()
+        return found
 
 
 class Trunk(Section):
@@ -30,6 +47,7 @@ class Trunk(Section):
     weights: str = Field(description="'none' (random), 'imagenet', or the path of a local file")
     frozen: bool = Field(default=False, description="features are embedded once and cached; only the embedder learns")
     batch_norm: Literal["train", "frozen"] = "train"
+    pooling: Literal["mean", "max", "mean_plus_max"] = added("mean", description="of the last feature maps")
 
     @field_validator("name")
     @classmethod
@@ -84,16 +102,39 @@ class Images(Section):
         return self
 
 
-class Batch(Section):
+class Shape(Section):
     """P classes with K images each."""
 
     classes: Positive
     per_class: Positive
+    sampler: Literal["passes", "uniform", "with_replacement", "groups", "shuffled"] = added(
+        "passes", description="how classes and images are drawn; a method may bring batches of its own instead"
+    )
 
     @property
     def size(self) -> int:
         """Images in a batch."""
         return self.classes * self.per_class
+
+
+class Batch(Shape):
+    """The shape of batches, and another one for methods that need no pairs of a class."""
+
+    classification: Shape | None = added(None, description="for methods that compare images with class vectors only")
+
+    @model_validator(mode="after")
+    def _equal_size(self) -> Batch:
+        if self.classification is not None and self.classification.size != self.size:
+            raise ValueError(
+                f"classification has {self.classification.size} images, other batches {self.size}: all methods see "
+                "as many images a step"
+            )
+        return self
+
+    def shape(self, needs_pairs: bool) -> Batch:
+        """The batches of a method that needs pairs of a class, or does not."""
+        other = None if needs_pairs else self.classification
+        return self if other is None else Batch(**other.model_dump())
 
 
 class Group(Section):
@@ -111,9 +152,21 @@ class Optimizer(Section):
     trunk: Group
     embedder: Group
     method: Group
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
     warmup: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_value: Annotated[float, Field(gt=0)] | None = added(None, description="largest size of a gradient's entry")
+    milestones: tuple[Positive, ...] = added((), description="iterations after which a 'steps' schedule multiplies")
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = added(None, description="what it multiplies the rates by")
+    trunk_rests: Annotated[int, Field(ge=0)] = added(0, description="first iterations in which the trunk stays fixed")
+
+    @model_validator(mode="after")
+    def _steps(self) -> Optimizer:
+        if (self.schedule == "steps") != bool(self.milestones and self.factor):
+            raise ValueError("schedule 'steps' needs 'milestones' and 'factor', and no other schedule has them")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, found {list(self.milestones)}")
+        return self
 
     @field_validator("momentum")
     @classmethod
@@ -138,14 +191,27 @@ class Folds(Section):
     """Class-disjoint folds of the training classes: fold f validates, the others train."""
 
     count: Annotated[int, Field(ge=2)]
-    rule: Literal["strided", "contiguous"] = "strided"
+    rule: Literal["strided", "contiguous", "rotated"] = "strided"
     use: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    lists: tuple[str, ...] = added((), description="official class ids that validate in each fold, as 'first-last'")
 
     @model_validator(mode="after")
     def _folds_exist(self) -> Folds:
         if not self.use or len(set(self.use)) < len(self.use) or max(self.use) >= self.count:
             raise ValueError(f"'use' must name distinct folds out of 0..{self.count - 1}, found {list(self.use)}")
+        if self.lists and len(self.lists) != self.count:
+            raise ValueError(f"'lists' needs one range for each of the {self.count} folds, found {len(self.lists)}")
+        for text in self.lists:
+            if not re.fullmatch(r"\d+-\d+", text):
+                raise ValueError(f"'lists' holds ranges of class ids such as '76-100', found '{text}'")
         return self
+
+    def listed(self, fold: int) -> range | None:
+        """Official class ids that validate in a fold; None where the rule decides."""
+        if not self.lists:
+            return None
+        first, last = (int(part) for part in self.lists[fold].split("-"))
+        return range(first, last + 1)
 
 
 class Selection(Section):
@@ -153,6 +219,7 @@ class Selection(Section):
 
     metric: str = "map_at_r"
     split: Literal["validation", "last", "test"] = "validation"
+    retrain: bool = added(False, description="train anew on all training classes, for as long as the best took")
 
 
 def _distinct_ranks(ks: tuple[int, ...]) -> tuple[int, ...]:
@@ -209,6 +276,36 @@ class Interval(Section):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
+class Range(Section):
+    """Where a search may go: of a number from low to high, or one of the choices."""
+
+    low: float | None = None
+    high: float | None = None
+    scale: Literal["linear", "log"] = "linear"
+    choices: tuple[float | int | str | bool, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Range:
+        bounds = self.low is not None and self.high is not None and self.low < self.high
+        if bounds == bool(self.choices):
+            raise ValueError("'low' below 'high', or 'choices', is needed")
+        if self.scale == "log" and (self.low is None or self.low <= 0):
+            raise ValueError("a log scale needs a 'low' above zero")
+        return self
+
+
+class Search(Section):
+    """How hyper-parameters are chosen: trials for every method, each one run on every fold, none on the test side.
+
+    `spaces` are by method and parameter; a method that is not named is searched over the ranges it declares.
+    """
+
+    trials: Positive
+    reproductions: Positive = Field(description="fresh seeds that the chosen setting is trained with")
+    winner_counts: bool = Field(default=False, description="whether the chosen trial enters the interval: biased up")
+    spaces: dict[str, dict[str, Range]] = {}
+
+
 class Subset(Section):
     """A tiny benchmark cut from a data set: classes taken evenly over the official order."""
 
@@ -235,11 +332,20 @@ class Protocol(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Positive = Field(default=1, description="CPU threads a run computes with: part of what makes its bits")
     subset: Subset | None = None
+    sides: Literal["official", "halves"] = added("official", description="halves: of the classes, by their number")
+    search: Search | None = added(None, description="how `bench tune` chooses hyper-parameters")
+    ensemble: bool = added(False, description="also evaluate the folds' embeddings side by side")
+    budget_share: Fraction = added(1.0, description="below 1: the protocol scaled down, and marked so")
+    datasets: dict[str, dict[str, Any]] = added({}, description="keys that have other values on a data set")
+    corrections: tuple[str, ...] = added((), description="slips of the original that are not repeated")
+    departures: tuple[str, ...] = added((), description="what differs from the original, and why")
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
         if self.selection.split == "validation" and self.folds is None:
             raise ValueError("selection.split is 'validation' but folds is null: name folds, or select 'last'")
+        if self.selection.retrain and (self.folds is None or self.selection.split != "last"):
+            raise ValueError("selection.retrain needs folds to find the length, and selection.split 'last'")
         if not self.trunk.frozen and self.images.train is None:
             raise ValueError("images.train is missing: a trunk that is trained needs training crops")
         if self.trunk.frozen and self.images.train is not None:
@@ -257,9 +363,37 @@ class Protocol(Section):
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the content; name and summary are not part of it."""
-        content = self.model_dump(mode="json", exclude={"name", "summary", "seeds"})
+        """First 12 hex digits of the SHA-256 of the content; texts for people and seeds are not part of it."""
+        content = self.content()
+        for name in ("name", "summary", "seeds", "corrections", "departures"):
+            content.pop(name, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def lasting(self, iterations: int) -> Protocol:
+        """The same protocol with another number of iterations."""
+        every = min(self.budget.evaluate_every, iterations)
+        budget = self.budget.model_copy(update={"iterations": iterations, "evaluate_every": every})
+        return self.model_copy(update={"budget": budget})
+
+    def on(self, dataset: str) -> Protocol:
+        """The protocol as it holds on a data set: with the values that `datasets` names for it.
+
+        Raises:
+            UsageError: they do not make a valid protocol.
+        """
+        own = _merged(self.model_dump(mode="json", exclude={"datasets"}), self.datasets.get(dataset, {}))
+        try:
+            return Protocol.model_validate_json(json.dumps(own))
+        except ValidationError as error:
+            raise UsageError(yaml_file.explain(Path(f"protocol {self.name} on {dataset}"), error, Protocol)) from None
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "spaces"
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
 
 
 def protocol_files() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from bench.method import Context, Method, ParameterGroup, hyper
 class ProxyMethod(Method):
     """Base of proxy and classification losses: creates the proxies, (C, D), and sets their learning rate."""
 
+    needs_pairs = False
     proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
 
     def build(self, context: Context) -> None:

@@ -27,7 +27,7 @@ from bench.registry import MethodInfo
 from bench.store import Store
 from bench.testing_side import evaluate_kept
 from bench.training.inputs import PartInputs
-from bench.training.learner import build_learner
+from bench.training.learner import Learner, build_learner
 from bench.training.loop import Interrupted, Progress, Report, TimedOut, Training
 from bench.training.parts import Part, split_training_side
 from bench.training.sides import open_side, trunk_builder
@@ -61,22 +61,31 @@ def _execute(
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
     dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
     part, validation = split_training_side(dataset, protocol.folds, spec.fold)
+    whole, _ = split_training_side(dataset, None, None)
     registry.use(setting.include)
     info = _expected_method(spec, setting)
     side, trunk_dim = open_side(dataset, "train", protocol, device, info.cls.descriptors)
     draft.describe_dataset(dataset, protocol, validation)
     del dataset  # nothing that training code can reach leads to the test classes
 
-    with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
+    def fit(rules: Protocol, part: Part, held_out: Part | None, folder: Path) -> tuple[Learner, Progress]:
         method = info.cls(**spec.hyperparameters)
         draft.describe_method(method, info.path)
-        streams, make_trunk = Streams(spec.seed), trunk_builder(protocol, info.cls.descriptors)
-        learner = build_learner(protocol, method, make_trunk, trunk_dim, part, streams, device)
+        streams, make_trunk = Streams(spec.seed), trunk_builder(rules, info.cls.descriptors)
+        learner = build_learner(rules, method, make_trunk, trunk_dim, part, streams, device)
         draft.describe_learner(learner)
-        held_out = None if validation is None else (PartInputs(side, validation.positions), validation)
-        training = Training(learner, PartInputs(side, part.positions), part, held_out, streams, work, report, stop)
-        progress = training.fit()
+        judged = None if held_out is None else (PartInputs(side, held_out.positions), held_out)
+        training = Training(learner, PartInputs(side, part.positions), part, judged, streams, folder, report, stop)
+        return learner, training.fit()
+
+    with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
+        learner, progress = fit(protocol, part, validation, work)
         draft.describe_training(progress)
+        if protocol.selection.retrain and progress.best_step:
+            work = work / "retrained"
+            learner, progress = fit(protocol.lasting(progress.best_step), whole, None, work)
+            draft.describe_training(progress)
+            validation = None
         choice = _write_choice(work, progress, protocol, validation)
 
     with draft.phase("test"):

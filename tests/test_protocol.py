@@ -68,7 +68,7 @@ def test_shipped_protocols_leave_nothing_to_defaults(name: str) -> None:
                 found += missing(value, data[key], f"{prefix}{key}.")
         return found
 
-    assert set(missing(load_protocol(name).model_dump(), given, "")) <= optional
+    assert set(missing(load_protocol(name).content(), given, "")) <= optional
 
 
 def test_frozen_trunk_protocols_share_their_trunk_and_evaluation() -> None:

@@ -242,7 +242,7 @@ def test_patience_stops_early(tiny, tmp_path):
     record = run_one(protocol, tmp_path, "mine", (plugin(tmp_path, body),))
     assert record.state == "done", record.reason
     assert record.steps["best_validation"] == 2
-    assert record.steps["last"] == 8  # the best, and then three evaluations without a better one
+    assert record.steps["last"] == 6  # the best, and then two evaluations without a better one
 
 
 def test_a_baseline_is_evaluated_untrained(tiny, tmp_path):
@@ -300,3 +300,45 @@ def test_runs_with_continuous_labels_and_several_descriptors(tiny, tmp_path):
     assert record.reason is None
     assert "mean + max + gem pooled features" in record.method.departures
     assert {"label_distance_at_1", "ndcg_at_5", "map_at_r"} <= set(record.metrics["last"])
+
+
+def test_retraining_takes_all_training_classes_for_the_length_found(tiny, tmp_path):
+    protocol = tiny(
+        budget={"iterations": 12, "evaluate_every": 3},
+        folds={"use": [0]},
+        selection={"metric": "map_at_r", "split": "last", "retrain": True},
+    )
+    record = run_one(protocol, tmp_path, "contrastive")
+    assert record.state == "done", record.reason
+    found = record.steps["last"]
+    assert 0 < found <= 12
+    assert found % 3 == 0
+    assert record.counts["steps"] == 12 + found
+    assert set(record.metrics) == {"last", "best_test"}
+    assert all(point.validation is None for point in record.curves)
+
+
+def test_a_resting_trunk_keeps_its_weights(tiny, tmp_path):
+    def weights(method, **optimizer):
+        protocol = tiny(budget={"iterations": 4, "evaluate_every": 4}, optimizer=optimizer)
+        record = run_one(protocol, tmp_path, method)
+        assert record.state == "done", record.reason
+        return load_file(Store(tmp_path).path(record.spec) / "weights.safetensors")
+
+    moving, resting = weights("contrastive"), weights("contrastive", trunk_rests=4)
+    fresh = weights("untrained")
+    trunk = [name for name in fresh if name.startswith("trunk.") and name.endswith((".weight", ".bias"))]
+    assert trunk
+    assert all(np.array_equal(resting[name], fresh[name]) for name in trunk)
+    assert not any(np.array_equal(moving[name], fresh[name]) for name in trunk)
+    assert not np.array_equal(resting["embedder.weight"], fresh["embedder.weight"])
+
+
+def test_methods_without_pairs_get_batches_of_more_classes(tiny, tmp_path):
+    seen = (
+        "def loss(self, batch):\n    assert len(set(batch.labels.tolist())) == {}\n    return batch.embeddings.sum()\n"
+    )
+    protocol = tiny(batch={"classification": {"classes": 8, "per_class": 2}})
+    for name, head, classes in (("pairs", "", 4), ("proxies", "needs_pairs = False\n", 8)):
+        record = run_one(protocol, tmp_path, name, (plugin(tmp_path, head + seen.format(classes), name),))
+        assert record.state == "done", record.reason

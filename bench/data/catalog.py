@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.data import seal
+from bench.data import left_out, seal
 from bench.data.dataset import Dataset, Labels, Split
-from bench.errors import UsageError, unknown_name
+from bench.data.draws import gallery_draws
+from bench.data.left_out import LeftOut
+from bench.data.official import Benchmark
+from bench.errors import DataError, UsageError, unknown_name
 from bench.protocol import Subset
 
 
@@ -57,6 +60,8 @@ def summary(name: str) -> str:
 def open_dataset(name: str, data: Path) -> Dataset:
     """Find and describe a data set; no pixels of files are read.
 
+    Damaged images that the user chose to leave out (`bench data verify --leave-out`) are not in it.
+
     Args:
         name: one of `dataset_names()`.
         data: the data set's own folder, or a folder that holds it.
@@ -66,12 +71,61 @@ def open_dataset(name: str, data: Path) -> Dataset:
         DataError: not found (the message says what to get and where to put it), or damaged.
         SealedError: a run is training in this process.
     """
+    whole = open_whole(name, data)
+    listed = left_out.read(whole)
+    return whole if listed is None else without(whole, listed)
+
+
+def open_whole(name: str, data: Path) -> Dataset:
+    """As `open_dataset`, with the images that the user chose to leave out."""
     seal.check(f"data set '{name}'")
     if name not in _ENTRIES:
         raise unknown_name("data set", name, _ENTRIES)
     module, function = _ENTRIES[name].loader.split(":")
     loaded: Dataset = getattr(importlib.import_module(module), function)(data)
     return loaded
+
+
+def benchmark(name: str) -> Benchmark | None:
+    """Official numbers of a data set, which its loader's module keeps as a constant; None where there are none."""
+    module = importlib.import_module(_ENTRIES[name].loader.partition(":")[0])
+    constants = [value for value in vars(module).values() if isinstance(value, Benchmark)]
+    return next((found for found in constants if found.name == name), None)
+
+
+def without(dataset: Dataset, listed: LeftOut) -> Dataset:
+    """The data set without these images, named partial for it.
+
+    Raises:
+        DataError: a class or a side loses all its images.
+    """
+    listed.check(dataset)
+    rows = np.setdiff1d(np.arange(len(dataset.labels)), listed.rows)
+    kept = keep_rows(dataset, rows, f"without {listed.rows}")
+    return replace(kept, partial=listed.partial(dataset.partial), notes=(*dataset.notes, listed.note()))
+
+
+def halves(dataset: Dataset) -> Dataset:
+    """The data set with its first half of the classes, in official order, to train and the other half to test.
+
+    Raises:
+        DataError: the test side has a gallery, which this cut would lose.
+    """
+    if dataset.split.gallery is not None:
+        raise DataError(f"data set '{dataset.name}' has queries and a gallery: its classes cannot be cut in halves.")
+    trains = dataset.labels < len(dataset.class_ids) // 2
+    split = Split(train=np.flatnonzero(trains), query=np.flatnonzero(~trains))
+    moved = len(np.setxor1d(split.train, dataset.split.train))
+    manifest = replace(
+        dataset.manifest,
+        train_classes=len(np.unique(dataset.labels[split.train])),
+        train_images=len(split.train),
+        test_classes=len(np.unique(dataset.labels[split.query])),
+        test_images=len(split.query),
+        content=hashlib.sha256(f"{dataset.manifest.content}/halves".encode()).hexdigest(),
+    )
+    note = f"sides cut by halves of the classes: {moved} images lie on another side than in the official split"
+    return replace(dataset, split=split, manifest=manifest, notes=(*dataset.notes, note))
 
 
 def restrict(dataset: Dataset, subset: Subset) -> Dataset:
@@ -89,7 +143,18 @@ def restrict(dataset: Dataset, subset: Subset) -> Dataset:
         ]
     )
     keep = np.sort(keep)
-    rows = np.flatnonzero(np.isin(dataset.labels, keep))
+    return keep_rows(dataset, np.flatnonzero(np.isin(dataset.labels, keep)), str(keep.tolist()))
+
+
+def keep_rows(dataset: Dataset, rows: Labels, choice: str) -> Dataset:
+    """The data set with some of its images; classes that keep none go, labels are renumbered.
+
+    Args:
+        dataset: of which to keep a part.
+        rows: int64 (n,) images to keep, ascending.
+        choice: what was chosen; with the old content hash it makes the new one.
+    """
+    keep = np.unique(dataset.labels[rows])
     new_row = np.full(len(dataset.labels), -1)
     new_row[rows] = np.arange(len(rows))
     sides = dataset.split
@@ -100,8 +165,8 @@ def restrict(dataset: Dataset, subset: Subset) -> Dataset:
     )
     images = dataset.images
     labels = np.searchsorted(keep, dataset.labels[rows])
-    content = hashlib.sha256(f"{dataset.manifest.content}/{keep.tolist()}".encode()).hexdigest()
-    return replace(
+    content = hashlib.sha256(f"{dataset.manifest.content}/{choice}".encode()).hexdigest()
+    part = replace(
         dataset,
         images=images[rows] if isinstance(images, np.ndarray) else tuple(images[row] for row in rows),
         labels=labels,
@@ -112,9 +177,9 @@ def restrict(dataset: Dataset, subset: Subset) -> Dataset:
             dataset.manifest,
             classes=len(keep),
             images=len(rows),
-            train_classes=subset.train_classes,
+            train_classes=len(np.unique(labels[split.train])),
             train_images=len(split.train),
-            test_classes=subset.test_classes,
+            test_classes=len(np.unique(labels[split.test])),
             test_images=len(split.test),
             content=content,
         ),
@@ -123,6 +188,7 @@ def restrict(dataset: Dataset, subset: Subset) -> Dataset:
         targets=None if dataset.targets is None else dataset.targets[rows],
         class_groups=None if dataset.class_groups is None else dataset.class_groups[keep],
     )
+    return part if dataset.draws is None else replace(part, draws=gallery_draws(part))
 
 
 def _evenly(classes: Labels, count: int, name: str, side: str) -> Labels:

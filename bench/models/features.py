@@ -84,7 +84,7 @@ def features_key(dataset: Dataset, side: Side, protocol: Protocol, descriptors: 
         "trunk": protocol.trunk.name,
         "weights": weights.content_hash(protocol.trunk.name, protocol.trunk.weights),
         "precision": protocol.precision,
-        "descriptors": descriptors,
+        "descriptors": (protocol.trunk.pooling,) if descriptors == MEAN else descriptors,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

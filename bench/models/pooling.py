@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Descriptor = Literal["mean", "max", "gem"]
+Descriptor = Literal["mean", "max", "gem", "mean_plus_max"]
 Descriptors = tuple[Descriptor, ...]
 MEAN: Descriptors = ("mean",)
 GEM_POWER = 3.0
@@ -18,7 +19,7 @@ class GlobalPool(nn.Module):
     """Concatenated descriptors of feature maps (B, C, H, W), float32 (B, n * C) in the order given.
 
     'mean' is average pooling (SPoC), 'max' is MAC, 'gem' the generalised mean with power 3
-    (Radenovic et al. 2018, equation 3).
+    (Radenovic et al. 2018, equation 3), 'mean_plus_max' the sum of the first two.
     """
 
     def __init__(self, descriptors: Descriptors = MEAN) -> None:
@@ -36,4 +37,9 @@ def _gem(maps: Tensor) -> Tensor:
     return maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
 
 
-_POOLS = {"mean": lambda maps: maps.mean((2, 3)), "max": lambda maps: maps.amax((2, 3)), "gem": _gem}
+_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda maps: maps.mean((2, 3)),
+    "max": lambda maps: maps.amax((2, 3)),
+    "gem": _gem,
+    "mean_plus_max": lambda maps: maps.mean((2, 3)) + maps.amax((2, 3)),
+}

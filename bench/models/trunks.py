@@ -53,7 +53,8 @@ def build_trunk(spec: Trunk, crop: int, descriptors: Descriptors = MEAN) -> Trun
     Args:
         spec: name, weights ('none', 'imagenet' or a local file) and batch-norm mode.
         crop: side of the evaluation crop in pixels; EfficientNet-Lite derives its uneven padding from it.
-        descriptors: how the last feature maps are pooled; several are concatenated.
+        descriptors: how the last feature maps are pooled; several are concatenated. The usual one stands for what
+            the protocol says.
 
     Raises:
         UsageError: unknown trunk, or weights that are missing, unreadable or of another network.
@@ -64,7 +65,7 @@ def build_trunk(spec: Trunk, crop: int, descriptors: Descriptors = MEAN) -> Trun
     if source is not None:
         weights.load(net, source, spec.name)
     _train_depthwise_in_full_precision(net)
-    net.avgpool = GlobalPool(descriptors)
+    net.avgpool = GlobalPool((spec.pooling,) if descriptors == MEAN else descriptors)
     trunk = TrunkModule(info, net, spec.batch_norm, info.dim * len(descriptors))
     return trunk.to(memory_format=torch.channels_last)
 

@@ -158,8 +158,12 @@ class Training:
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.progress.step < settings.trunk_rests and learner.trunk is not None:
+            learner.trunk.zero_grad(set_to_none=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if settings.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
         if settings.clip_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         self.optimizer.step()
         return loss.detach()
@@ -206,7 +210,7 @@ class Training:
         if patience is None or state.best_step is None:
             return False
         since = [point for point in state.curve if point["step"] > state.best_step]
-        return len(since) > patience
+        return len(since) >= patience
 
     def _out_of_time(self, since: float) -> bool:
         limit = self.protocol.budget.max_minutes
@@ -232,7 +236,9 @@ class Training:
     def _batches(self, state: Progress) -> Iterator[Positions]:
         """The epoch's batches from where `state` stands: a resumed epoch is replayed up to its step."""
         self.streams.batches.bit_generator.state = state.epoch_batches
-        batches = self.learner.method.batches(self.part.labels, self.protocol.batch, self.streams.batches)
+        method = self.learner.method
+        shape = self.protocol.batch.shape(method.needs_pairs)
+        batches = method.batches(self.part.labels, shape, self.streams.batches)
         for _ in range(state.step - state.epoch_step):
             next(batches)
         return batches

@@ -47,6 +47,9 @@ def learning_rate_factor(settings: Optimizer, step: int, iterations: int) -> flo
         return (step + 1) / settings.warmup
     if settings.schedule == "constant":
         return 1.0
+    if settings.schedule == "steps":
+        assert settings.factor is not None  # the protocol's own check
+        return float(settings.factor ** sum(step >= milestone for milestone in settings.milestones))
     done = (step - settings.warmup) / max(1, iterations - settings.warmup)
     return 0.5 * (1 + math.cos(math.pi * done))
 
