@@ -67,11 +67,13 @@ def without_lone_images(assigned: Tensor, labels: Tensor) -> Tensor:
 
 
 def balanced_batches(
-    labels: NDArray[np.int64], rows: NDArray[np.int64], shape: protocol.Batch, rng: np.random.Generator
+    labels: NDArray[np.int64], rows: NDArray[np.int64], shape: protocol.Shape, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     """Endless batches of P classes with K images each out of some of the images.
 
-    Where these show fewer than P classes, all classes come, with as many more images each as fill the batch.
+    Where these show fewer than P classes, each gives as many more images as fill the batch, rounded up: the last
+    classes may then come short or not at all. A class of fewer images than that repeats them. Classes come from
+    shuffled passes, whatever the protocol's sampler.
 
     Args:
         labels: int64 (N,).
@@ -83,6 +85,6 @@ def balanced_batches(
         int64 (P * K,) positions in `labels`.
     """
     classes = min(shape.classes, len(np.unique(labels[rows])))
-    wanted = protocol.Batch(classes=classes, per_class=-(-shape.size // classes))
+    wanted = protocol.Shape(classes=classes, per_class=-(-shape.size // classes))
     for picked in classes_times_images(labels[rows], wanted, rng):
         yield rows[picked[: shape.size]]

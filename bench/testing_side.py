@@ -138,8 +138,7 @@ def _write_artefacts(
         {
             "queries": result.queries,
             "neighbours": np.ascontiguousarray(result.neighbours),
-            "hit_at_1": result.per_query["hit_at_1"],
-            "average_precision_at_r": result.per_query["average_precision_at_r"],
+            **{key: result.per_query[key] for key in ("hit_at_1", "average_precision_at_r") if key in result.per_query},
         },
         folder / "per_query.safetensors",
     )

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import pairs
-from bench.data.samplers import classes_times_images
+from bench.data.samplers import ByClass, check_classes
 from bench.method import Batch, Context, Method, TrainView, hyper
 from bench.protocol import Batch as BatchShape
 
@@ -84,13 +84,12 @@ class HTL(Method):
     ) -> Iterator[NDArray[np.int64]]:
         """Endless batches of `shape.classes` classes in neighbourhoods, `shape.per_class` images each."""
         nearest = self.nearest.cpu().numpy()
-        if shape.classes > len(nearest):
-            yield from classes_times_images(labels, shape, rng)  # raises, and says what to change
-        members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+        check_classes(len(nearest), shape)
+        classes = ByClass.of(labels)
         while True:
             groups = nearest[rng.permutation(len(nearest))].ravel()
             ordered = groups[np.sort(np.unique(groups, return_index=True)[1])]
-            yield np.concatenate([draw(members[c], shape.per_class, rng) for c in ordered[: shape.classes]])
+            yield np.concatenate([draw(classes.members(c), shape.per_class, rng) for c in ordered[: shape.classes]])
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean violation over all triplets of the batch, halved."""

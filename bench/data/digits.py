@@ -30,6 +30,6 @@ def load(data: Path) -> Dataset:
         class_names=tuple(str(digit) for digit in range(10)),
         split=split,
         manifest=manifest_of_arrays(images, labels, split, layout="shipped with scikit-learn"),
-        default_protocol="ci",
+        default_protocol="few-classes",
         photographs=False,
     )

@@ -3,18 +3,23 @@
 Looked for as `image_folder/` in the data folder, else the data folder itself. Without a split, the first half of
 the classes in natural order ("class2" before "class10") trains, the second half tests. `split` holds `train` and
 `test`, or `train`, `query` and `gallery`. Super-labels come from the CSV only.
+
+Continuous labels come from `targets.npz` beside the images: arrays `path` (N,) and `targets` (N, T), one row an image.
+Where they are all there is (each image a class of its own), they are what is evaluated.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import stat
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from bench.data import targets
 from bench.data.dataset import Dataset, Labels, Split
 from bench.data.decode import is_image
 from bench.data.manifest import manifest_of_files
@@ -22,6 +27,7 @@ from bench.errors import DataError
 
 _COLUMNS = ("path", "label", "superlabel", "split")
 _SPLITS = ("train", "test", "query", "gallery")
+_NAMED = 8  # classes that a note lists by name
 _HOW = (
     "Expected one folder a class with its images inside (DIR/<class>/<image>), or DIR/images.csv with a header "
     "path,label[,superlabel][,split] and paths relative to DIR; DIR is --data, or its folder image_folder."
@@ -40,7 +46,7 @@ def load(data: Path) -> Dataset:
 
     Raises:
         DataError: no images; a fault in the CSV (names file and line); a listed image is missing; a class on both
-            sides of the split; a side without images.
+            sides of the split; a side without images; continuous labels that are damaged or not those of the images.
     """
     root = data / "image_folder" if (data / "image_folder").is_dir() else data
     if not root.is_dir():
@@ -109,15 +115,19 @@ def _dataset(root: Path, rows: list[_Row], layout: str, notes: list[str]) -> Dat
     labels = np.array([label_of[row.label] for row in rows], dtype=np.int64)
     split = _given_split(root, rows) if rows[0].split else _halves(root, labels, len(names))
     files = tuple(root / row.path for row in rows)
-    try:
-        sizes = [path.stat().st_size for path in files]
-    except OSError as error:
-        raise DataError(f"{error.filename}: is listed but cannot be read ({error.strerror}).") from None
+    sizes = [_size(path) for path in files]
     supers = sorted({row.superlabel for row in rows}, key=_natural)
+    given = targets.beside(root, [row.path for row in rows])
     lone = [names[label] for label in np.flatnonzero(np.bincount(labels) == 1)]
-    if lone:
-        notes.append(f"classes of one image (they train by repetition, and are no queries): {', '.join(lone)}")
-    return Dataset(
+    only_continuous = given is not None and len(lone) == len(names)
+    if only_continuous:
+        notes.append("each image is a class of its own: only continuous labels are evaluated")
+    elif lone:
+        more = f" and {len(lone) - _NAMED} more" if len(lone) > _NAMED else ""
+        notes.append(
+            f"classes of one image (they train by repetition, and are no queries): {', '.join(lone[:_NAMED])}{more}"
+        )
+    found = Dataset(
         name="image_folder",
         title=f"Image folder '{root.resolve().name}'",
         images=files,
@@ -126,12 +136,25 @@ def _dataset(root: Path, rows: list[_Row], layout: str, notes: list[str]) -> Dat
         class_names=tuple(names),
         split=split,
         manifest=manifest_of_files(root, files, sizes, names, labels, split, layout),
-        default_protocol="frozen-trunk",
+        default_protocol="graded" if only_continuous else "frozen-trunk",
         photographs=True,
         superlabels=np.array([supers.index(row.superlabel) for row in rows], np.int64) if supers != [""] else None,
         superclass_names=tuple(supers) if supers != [""] else (),
         notes=tuple(notes),
     )
+    return found if given is None else targets.with_targets(found, given)
+
+
+def _size(path: Path) -> int:
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise DataError(
+            f"{path}: is listed but cannot be read ({getattr(error, 'strerror', None) or error})."
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: is listed as an image but is no file.")
+    return found.st_size
 
 
 def _halves(root: Path, labels: Labels, classes: int) -> Split:
@@ -169,4 +192,10 @@ def _given_split(root: Path, rows: list[_Row]) -> Split:
 def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key under which numbers inside a name count as numbers; the name itself breaks ties."""
     parts = re.findall(r"\d+|\D+", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts], text
+    return [_number(part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts], text
+
+
+def _number(digits: str) -> tuple[int, int, str]:
+    """Sorts as the number does, however many digits it has."""
+    significant = digits.lstrip("0")
+    return 0, len(significant), significant

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.samplers import shuffled_passes
 from bench.errors import DataError
 
 
@@ -46,10 +47,9 @@ def _batches(
     targets: NDArray[np.float32], rest: int, near: int, pool: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     beyond = len(targets) - 1 - pool
-    while True:
-        for anchor in rng.permutation(len(targets)):
-            ranked = np.argsort(np.square(targets - targets[anchor]).sum(1), kind="stable")
-            ranked = ranked[ranked != anchor]
-            close = rng.choice(pool, near, replace=False, shuffle=False)
-            far = pool + rng.choice(beyond, rest, replace=False, shuffle=False)
-            yield np.concatenate([[anchor], ranked[np.sort(np.concatenate([close, far]))]])
+    for anchor in shuffled_passes(len(targets), 1, rng):
+        ranked = np.argsort(np.square(targets - targets[anchor]).sum(1), kind="stable")
+        ranked = ranked[ranked != anchor]
+        close = rng.choice(pool, near, replace=False, shuffle=False)
+        far = pool + rng.choice(beyond, rest, replace=False, shuffle=False)
+        yield np.concatenate([anchor, ranked[np.sort(np.concatenate([close, far]))]])

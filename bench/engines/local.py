@@ -132,7 +132,7 @@ def _note(outcome: Outcome, worker: _Worker, message: tuple[Any, ...], overall: 
     overall.update(1)
     if state == "done":
         outcome.done += 1
-        result = f"MAP@R {100 * value:5.2f}"
+        result = "done" if value is None else f"MAP@R {100 * value:5.2f}"
     else:
         outcome.failed.append((spec, reason or state))
         result = f"{state.upper()}: {reason}"

@@ -23,6 +23,8 @@ class Evaluation:
     `per_query` holds hit_at_1 uint8 (Q,), average_precision_at_r float32 (Q,), r_precision float32 (Q,);
     `queries` int64 (Q,) and `neighbours` int64 (Q, at most the number asked for) are row indices;
     `counts` holds queries (scored) and lone_queries (left out).
+
+    Where only continuous labels can be scored, `per_query` is empty, and the queries are all that search.
     """
 
     metrics: dict[str, float]
@@ -48,7 +50,8 @@ def evaluate(
 
     Ranking is by Euclidean distance of the rows as given: for unit rows that is the ranking by cosine.
     Clustering metrics compare k-means of all rows (queries and gallery together), k = the number of
-    distinct labels, with the labels.
+    distinct labels, with the labels. Where `graded` is asked for and no query has another item of its
+    class, continuous labels are all there is: metrics of classes are left out.
 
     Two pairs, one of them split by a row of the other class:
 
@@ -69,7 +72,7 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        DataError: wrong shape or dtype, or no query has another item of its class.
+        DataError: wrong shape or dtype, or no query has another item of its class (and `graded` is None).
         Diverged: an embedding is NaN or infinite.
         UsageError: a K below 1.
     """
@@ -79,6 +82,8 @@ def evaluate(
         raise UsageError(f"Recall@K needs K of at least 1, found {list(ks)}.")
     _check(embeddings, labels, query)
     dense = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    if graded is not None and not _any_answer(dense, query):
+        return _graded_alone(embeddings, dense, query, targets, graded, neighbours)
     found = retrieval(embeddings, dense, query, ks, neighbours, progress)
     metrics = {f"recall_at_{k}": found.recall_at(k) for k in ks}
     metrics["precision_at_1"] = found.recall_at(1)
@@ -89,11 +94,7 @@ def evaluate(
 
         metrics |= clustering_metrics(embeddings, dense, clustering)
     if graded is not None:
-        from bench.evaluation.graded import graded_metrics
-
-        if targets is None:
-            raise UsageError("graded metrics need continuous labels (targets), which this data set does not have.")
-        metrics |= graded_metrics(embeddings, targets, query, graded.distance_at, graded.ndcg_at)
+        metrics |= _graded(embeddings, query, targets, graded)
     return Evaluation(
         metrics=metrics,
         per_query={
@@ -105,6 +106,46 @@ def evaluate(
         neighbours=found.neighbours,
         counts={"queries": len(found.queries), "lone_queries": found.lone},
     )
+
+
+def _graded(
+    embeddings: NDArray[np.float32],
+    query: NDArray[np.bool_] | None,
+    targets: NDArray[np.float64] | None,
+    graded: protocol.Graded,
+) -> dict[str, float]:
+    from bench.evaluation.graded import graded_metrics
+
+    if targets is None:
+        raise UsageError("graded metrics need continuous labels (targets), which this data set does not have.")
+    return graded_metrics(embeddings, targets, query, graded.distance_at, graded.ndcg_at)
+
+
+def _any_answer(labels: NDArray[np.int64], query: NDArray[np.bool_] | None) -> bool:
+    """Whether a query has another item of its class to find."""
+    if query is None:
+        return bool((np.bincount(labels) > 1).any())
+    return bool(np.isin(labels[query], labels[~query]).any())
+
+
+def _graded_alone(
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    query: NDArray[np.bool_] | None,
+    targets: NDArray[np.float64] | None,
+    graded: protocol.Graded,
+    neighbours: int,
+) -> Evaluation:
+    """What is left where classes say nothing: metrics of continuous labels, and the neighbours to show."""
+    from bench.evaluation.knn import Ranker
+
+    metrics = _graded(embeddings, query, targets, graded)
+    asking = np.arange(len(labels)) if query is None else np.flatnonzero(query)
+    ranker = Ranker(embeddings, labels, asking, None if query is None else np.flatnonzero(~query))
+    nearest = np.empty((len(asking), min(neighbours, ranker.available)), dtype=np.int64)
+    for which, ranking in ranker.chunks(np.full(len(asking), max(neighbours, 1))):
+        nearest[which] = ranking[:, : nearest.shape[1]]
+    return Evaluation(metrics, {}, asking, nearest, {"queries": len(asking), "lone_queries": 0})
 
 
 def _check(embeddings: NDArray[np.float32], labels: NDArray[np.int64], query: NDArray[np.bool_] | None) -> None:

@@ -126,7 +126,7 @@ def embed_images(
     ):
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
-            images = eval_batch(store, rows, protocol.images.crop, trunk.input).to(device)
+            images = eval_batch(store, rows, protocol.images.crop, trunk.input, device)
             features[start : start + len(rows)] = trunk(images).float().cpu()
             bar.update(len(rows))
     return features

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from bench.errors import UsageError
 from bench.published import Published
@@ -181,7 +182,7 @@ def _facts(section: Section) -> Iterable[tuple[str, str]]:
     shown = "the same crop" if crop is None else f"random crops of {crop['size']} px"
     yield "Images", f"short side {images['resize']}, centre crop {images['crop']} px; trained on {shown}"
     batch, budget = protocol["batch"], protocol["budget"]
-    yield "Batch", f"{batch['classes']} classes × {batch['per_class']} images"
+    yield "Batch", _batches(batch)
     yield "Optimiser", _optimizer(protocol["optimizer"])
     stop = "" if budget["patience"] is None else f", stops after {budget['patience']} evaluations without a new best"
     yield "Budget", f"{text.count(budget['iterations'])} steps, evaluated every {budget['evaluate_every']}{stop}"
@@ -205,6 +206,14 @@ def _facts(section: Section) -> Iterable[tuple[str, str]]:
 
 def _side(classes: int, images: int) -> str:
     return f"{text.plural(classes, 'class', 'classes')}, {text.plural(images, 'image')}"
+
+
+def _batches(batch: dict[str, Any]) -> str:
+    other, sampler = batch.get("classification"), batch.get("sampler", "passes")
+    shown = f"{batch['classes']} classes × {batch['per_class']} images"
+    if other:
+        shown += f"; {other['classes']} × {other['per_class']} for methods without pairs"
+    return shown if sampler == "passes" else f"{shown}, drawn by '{sampler}'"
 
 
 def _optimizer(optimizer: dict[str, object]) -> str:

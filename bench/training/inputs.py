@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.data.cache import ImageStore
 from bench.data.input_format import InputFormat
-from bench.data.transforms import eval_batch, train_batch
+from bench.data.transforms import CPU, eval_batch, train_batch
 from bench.protocol import Images
 
 Positions = NDArray[np.int64]
@@ -21,7 +21,10 @@ class Inputs(Protocol):
     """One side of a data set as the network sees it; positions are 0-based within the side."""
 
     def train(self, positions: Positions, rng: np.random.Generator) -> Tensor:
-        """Input of a training step: (B, C, H, W) images with crops drawn from `rng`, or (B, F) features."""
+        """Input of a training step: (B, C, H, W) images with crops drawn from `rng`, or (B, F) features.
+
+        Valid until the next call.
+        """
 
     def evaluation(self, positions: Positions) -> Tensor:
         """The same without randomness: centre crops, or the same features."""
@@ -30,17 +33,22 @@ class Inputs(Protocol):
 class ImageInputs:
     """Images from the decode cache."""
 
-    def __init__(self, store: ImageStore, settings: Images, form: InputFormat) -> None:
-        self._store, self._settings, self._format = store, settings, form
+    def __init__(self, store: ImageStore, settings: Images, form: InputFormat, device: torch.device = CPU) -> None:
+        """On `device` crops are resized and normalised; an accelerator gets 8-bit pixels, a quarter of the bytes."""
+        self._store, self._settings, self._format, self._device = store, settings, form, device
+        self._batch: Tensor | None = None
 
     def train(self, positions: Positions, rng: np.random.Generator) -> Tensor:
-        """Random resized crops, flipped: float32 (B, C, size, size)."""
+        """Random resized crops, flipped: float32 (B, C, size, size). Valid until the next call writes over it."""
         assert self._settings.train is not None  # the protocol's own check: a trained trunk has training crops
-        return train_batch(self._store, positions, self._settings.train, self._format, rng)
+        self._batch = train_batch(
+            self._store, positions, self._settings.train, self._format, rng, self._device, self._batch
+        )
+        return self._batch
 
     def evaluation(self, positions: Positions) -> Tensor:
         """Centre crops: float32 (B, C, crop, crop)."""
-        return eval_batch(self._store, positions, self._settings.crop, self._format)
+        return eval_batch(self._store, positions, self._settings.crop, self._format, self._device)
 
 
 class FeatureInputs:

@@ -48,7 +48,7 @@ def open_side(
         return FeatureInputs(features.to(device)), features.shape[1]
     form = trunk_input(protocol.trunk.name)
     store = open_images(dataset, side, protocol.images.resize, form.channels)
-    return ImageInputs(store, protocol.images, form), trunk_dim(protocol.trunk.name) * len(descriptors)
+    return ImageInputs(store, protocol.images, form, device), trunk_dim(protocol.trunk.name) * len(descriptors)
 
 
 def trunk_builder(protocol: Protocol, descriptors: Descriptors = MEAN) -> Callable[[], nn.Module] | None:

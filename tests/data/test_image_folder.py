@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset
@@ -46,6 +49,13 @@ def test_images_of_one_class_are_in_natural_order(tmp_path: Path) -> None:
     assert names == [f"{number}.png" for number in range(11)]
 
 
+def test_numbers_in_names_sort_as_numbers_however_long(tmp_path: Path) -> None:
+    long = "9" * 5000
+    labels = ["b10", "b2", "b010", f"b1{long}", f"b{long}", "a"]
+    found = table(tmp_path, "path,label\n" + "".join(f"pictures/{n}.png,{label}\n" for n, label in enumerate(labels)))
+    assert found.class_names == ("a", "b2", "b010", "b10", f"b{long}", f"b1{long}")
+
+
 def test_csv_with_superlabels_and_split(tmp_path: Path) -> None:
     lines = ["path,label,superlabel,split"]
     lines += [f"pictures/{n}.png,{label},{label[0]},{side}" for n, (label, side) in enumerate(
@@ -77,6 +87,8 @@ def test_csv_without_split_is_halved(tmp_path: Path) -> None:
         ("path,label\npictures/0.png,\n", "line 2 needs a path and a label"),
         ("path,label\npictures/0.png,a,b\n", "line 2 needs .* as many fields as the header"),
         ("path,label\npictures/0.png,a\npictures/9.png,b\n", "9.png: is listed but cannot be read"),
+        ("path,label\npictures/0.png,a\npictures,b\n", "pictures: is listed as an image but is no file"),
+        ("path,label\npictures/0.png,a\npictures/\0.png,b\n", "is listed but cannot be read"),
         ("path,label\npictures/0.png,a\npictures/0.png,b\n", "lists pictures/0.png more than once"),
         ("path,label\n../0.png,a\n", "line 2: path '../0.png' must be relative"),
         ("path,label\npictures/0.png,a\n", "one class only"),
@@ -119,3 +131,83 @@ def test_class_of_one_image_is_kept_and_named(tmp_path: Path) -> None:
     found = open_dataset("image_folder", tmp_path)
     assert found.manifest.images == 7
     assert any("lone" in note for note in found.notes)
+
+
+def test_many_classes_of_one_image_are_counted(tmp_path: Path) -> None:
+    folders(tmp_path, "a", "b")
+    folders(tmp_path, *(f"lone{number}" for number in range(12)), images=1)
+    (note,) = open_dataset("image_folder", tmp_path).notes
+    assert "lone7 and 4 more" in note
+
+
+def continuous(root: Path, paths: list[str], label: str = "{}") -> Dataset:
+    lines = ["path,label", *(f"{path},{label.format(number)}" for number, path in enumerate(paths))]
+    np.savez(root / "targets.npz", path=np.array(paths[::-1]), targets=np.arange(float(len(paths)))[::-1, None])
+    return table(root, "\n".join(lines), len(paths))
+
+
+def test_continuous_labels_with_class_folders(tmp_path: Path) -> None:
+    folders(tmp_path, "a", "b")
+    before = open_dataset("image_folder", tmp_path)
+    paths = [path.relative_to(tmp_path).as_posix() for path in before.images]
+    np.savez(tmp_path / "targets.npz", path=np.array(paths[::-1]), targets=np.arange(8.0).reshape(4, 2)[::-1])
+    found = open_dataset("image_folder", tmp_path)
+    assert found.targets.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
+    assert found.default_protocol == "frozen-trunk"
+    assert found.manifest.hash != before.manifest.hash
+    np.savez(tmp_path / "targets.npz", path=np.array(paths), targets=np.zeros((4, 2)))
+    assert open_dataset("image_folder", tmp_path).manifest.hash != found.manifest.hash
+    photos.write(tmp_path / "b/2.png", 9)
+    with pytest.raises(DataError, match=r"targets.npz: has no target of b/2.png"):
+        open_dataset("image_folder", tmp_path)
+
+
+def test_images_with_nothing_but_continuous_labels(tmp_path: Path) -> None:
+    found = continuous(tmp_path, [f"pictures/{number}.png" for number in range(12)])
+    assert found.targets[:, 0].tolist() == list(range(12))
+    assert found.default_protocol == "graded"
+    assert found.notes == ("each image is a class of its own: only continuous labels are evaluated",)
+    assert len(found.split.train) == len(found.split.query) == 6
+
+
+def test_lists_of_paths_become_a_table_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = {
+        "train": ["Aves/2761/0a1b.jpg 0", "Aves/2761/ff00.JPG 0", "Insecta/31/0.jpg 1", "Insecta/31/1.jpg 1"],
+        "test": ["Aves/2762/0.jpg 0", "Aves/2762/1.jpg 0"],
+    }
+    for split, lines in lists.items():
+        for line in lines:
+            photos.write(tmp_path / "train_val2018" / line.split()[0], len(line))
+        text = "\n".join(f"train_val2018/{line}" for line in lines)
+        (tmp_path / f"Inaturalist_{split}_set1.txt").write_text(text)
+    photos.write(tmp_path / "train_val2018/Fungi/9/unlisted.jpg", 1)
+    page = Path(__file__).parents[2] / "docs/datasets.md"
+    recipe = page.read_text("utf-8").split("### Lists of paths")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(recipe)
+    found = open_dataset("image_folder", tmp_path)
+    assert found.class_names == ("31", "2761", "2762")
+    assert found.superclass_names == ("Aves", "Insecta")
+    assert found.superlabels.tolist() == [1, 1, 0, 0, 0, 0]
+    assert found.split.query.tolist() == [4, 5]
+    assert found.manifest.images == 6
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.binary(max_size=3), st.integers(0, 40))
+def test_a_damaged_csv_is_an_error_or_a_sound_split(tmp_path: Path, place: int, put: bytes, removed: int) -> None:
+    lines = ["path,label,split", *(f"pictures/{n}.png,{n // 2},{'train' if n < 4 else 'test'}" for n in range(8))]
+    content = "\n".join(lines).encode()
+    place %= len(content)
+    for number in range(8):
+        photos.write(tmp_path / f"pictures/{number}.png", number, 4, 4)
+    (tmp_path / "images.csv").write_bytes(content[:place] + put + content[place + removed :])
+    try:
+        found = open_dataset("image_folder", tmp_path)
+    except DataError as error:
+        found = str(error)
+    if isinstance(found, str):
+        assert str(tmp_path) in found
+        return
+    assert set(found.labels[found.split.train]).isdisjoint(found.labels[found.split.test])
+    assert len(set(found.images)) == found.manifest.images

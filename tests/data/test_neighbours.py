@@ -71,6 +71,18 @@ def test_same_stream_same_batches() -> None:
     np.testing.assert_array_equal(one, two)
 
 
+def test_a_stored_state_of_the_stream_gives_the_same_batches_again() -> None:
+    targets, rng = np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32), np.random.default_rng(5)
+    for _ in islice(anchored(targets, 8, 3, 3, rng), 7):  # an epoch that ends within a pass
+        pass
+    state = rng.bit_generator.state
+    first = list(islice(anchored(targets, 8, 3, 3, rng), 30))
+    resumed = np.random.default_rng()
+    resumed.bit_generator.state = state
+    np.testing.assert_array_equal(list(islice(anchored(targets, 8, 3, 3, resumed), 30)), first)
+    assert resumed.bit_generator.state == rng.bit_generator.state
+
+
 def test_memory_does_not_grow_with_the_square_of_the_images() -> None:
     targets = np.random.default_rng(0).standard_normal((4_000, 3)).astype(np.float32)
     tracemalloc.start()

@@ -1,18 +1,25 @@
-"""Crops against torchvision and against their own definition; determinism."""
+"""Crops against torchvision and against their own definition; determinism; memory that is used again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as sampled
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from bench.data.cache import ImageStore
+from bench.data.cache import ImageStore, open_images
+from bench.data.catalog import open_dataset, restrict
 from bench.data.input_format import InputFormat
-from bench.data.transforms import eval_batch, random_crops, train_batch
-from bench.protocol import TrainImages
+from bench.data.transforms import corner_crops, eval_batch, random_crops, resample, train_batch
+from bench.protocol import Images, Subset, TrainImages
+from bench.training.inputs import ImageInputs
 
 RGB = InputFormat(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = InputFormat(1, (0.3,), (0.7,))
@@ -72,6 +79,68 @@ def test_training_crops_are_torchvisions_resized_crops(images: ImageStore, fmt: 
         expected = functional.horizontal_flip(expected) if flips[row] else expected
         found = (batch[row] * std + mean) * 255
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+@sampled(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(4, 90), st.integers(4, 90)), min_size=1, max_size=4),
+    channels=st.sampled_from([1, 3]),
+    size=st.integers(1, 50),
+    low=st.floats(0.02, 1.0),
+    seed=st.integers(0, 2**32),
+)
+def test_crops_one_by_one_and_all_together_are_within_a_level_of_torchvisions(
+    sizes: list[tuple[int, int]], channels: int, size: int, low: float, seed: int
+) -> None:
+    images, settings = store([*sizes, (70, 90)], channels, seed), TrainImages(size=size, crop_area=(low, 1.0))
+    positions = np.arange(len(images))
+    boxes, flips = random_crops(images.sizes, settings, rng(seed))
+    plain = InputFormat(channels, (0.0,) * channels, (1.0,) * channels)
+    one_by_one = train_batch(images, positions, settings, plain, rng(seed)) * 255
+    canvas, moved = corner_crops(images, positions, boxes)
+    together = resample(canvas, moved, flips, size)
+    assert together.shape == one_by_one.shape
+    for row, box in enumerate(boxes.tolist()):
+        expected = functional.resized_crop(images.image(row).float(), *box, [size, size], antialias=True)
+        expected = functional.horizontal_flip(expected) if flips[row] else expected
+        torch.testing.assert_close(together[row], expected, atol=2e-2, rtol=0)
+        torch.testing.assert_close(one_by_one[row], expected, atol=1.05, rtol=0)  # rounded to levels twice
+
+
+def test_crops_of_real_photographs_are_torchvisions(real_photos: Path) -> None:
+    few = restrict(open_dataset("cars196", real_photos), Subset(train_classes=2, test_classes=1))
+    images = open_images(few, "train", 256, 3, progress=False)
+    settings, positions = TrainImages(size=224, crop_area=(0.16, 1.0)), np.arange(0, len(images), 5)
+    batch = train_batch(images, positions, settings, PLAIN, rng(4)) * 255
+    boxes, flips = random_crops(images.sizes[positions], settings, rng(4))
+    for row, (position, box) in enumerate(zip(positions, boxes.tolist(), strict=True)):
+        expected = functional.resized_crop(images.image(int(position)), *box, [224, 224], antialias=True)
+        expected = functional.horizontal_flip(expected) if flips[row] else expected
+        torch.testing.assert_close(batch[row], expected.float(), atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize(("images", "fmt"), [(RAGGED, RGB), (store([(80, 70)] * 4, 1), GREY)])
+def test_spare_memory_changes_nothing_but_where_the_batch_lies(images: ImageStore, fmt: InputFormat) -> None:
+    settings, positions = TrainImages(size=24, crop_area=(0.3, 1.0)), np.array([3, 1, 0, 0])
+    expected = train_batch(images, positions, settings, fmt, rng(2))
+    spare = train_batch(images, positions[::-1], settings, fmt, rng(1))
+    found = train_batch(images, positions, settings, fmt, rng(2), spare=spare)
+    assert found.data_ptr() == spare.data_ptr()
+    assert found.stride() == expected.stride()
+    assert torch.equal(found, expected)
+    fewer = train_batch(images, positions[:3], settings, fmt, rng(5), spare=spare)
+    assert fewer.shape == (3, fmt.channels, 24, 24)
+    assert torch.equal(spare, expected)  # too large to be written over
+
+
+def test_inputs_give_the_same_batches_over_the_same_memory() -> None:
+    settings = Images(resize=40, crop=40, train=TrainImages(size=24, crop_area=(0.3, 1.0)))
+    inputs, stream, twin = ImageInputs(RAGGED, settings, RGB), rng(6), rng(6)
+    assert settings.train is not None
+    for positions in (np.array([0, 1, 2]), np.array([3, 2, 1]), np.array([1, 1, 1])):
+        expected = train_batch(RAGGED, positions, settings.train, RGB, twin)
+        assert torch.equal(inputs.train(positions, stream), expected)
+    assert torch.equal(inputs.evaluation(np.arange(4)), eval_batch(RAGGED, np.arange(4), 40, RGB))
 
 
 def test_crop_statistics_follow_the_definition() -> None:
