@@ -1,8 +1,9 @@
 """Decoded images: each side of a data set is decoded once, to a memory-mapped file that all runs share.
 
 A cache is a folder of `pixels.bin` (uint8, one image after the other, each H x W x channels) and `sizes.npy`
-(int32 (N, 2): height, width). It is named after all that decides its content, written under another name and
-renamed when whole, so a killed build leaves no half cache. Images that are in memory already are not written.
+(int32 (N, 2): height, width). It is named after all that decides its content, written under another name by one
+process at a time and renamed when whole, so a killed build leaves no half cache. Images that are in memory already
+are not written.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import home, machine
-from bench.data import seal
+from bench import home
+from bench.data import left_out, seal
 from bench.data.dataset import Dataset, Labels
-from bench.data.decode import decode, pixels
+from bench.data.decode import DamagedImage, decode, pixels, resized
+from bench.data.threads import in_order
 from bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 Side = Literal["train", "test"]
 
 _FORMAT = 1  # raised when decoding or the files' layout changes
-_BLOCK = 256  # images in flight: bounds memory when the disk is slower than the decoders
+_HEADERS = 512  # files whose size is looked at to estimate that of the cache
+_WAY_OUT = "Free some space there, or name another folder in the environment variable BENCH_CACHE."
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def prepare_images(dataset: Dataset, resize: int, channels: int, progress: bool 
         progress: show a progress bar.
 
     Raises:
-        DataError: an image is damaged (the message names it), or the cache folder is full or not writable.
+        DataError: an image is damaged (the message names it, and both ways out: get it again, leave it out), or the
+            cache folder is not writable, full, or too small by an estimate made before.
         SealedError: a run is training in this process.
     """
     seal.check(f"the images of '{dataset.name}'")
@@ -131,17 +135,20 @@ def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: b
 
     key = f"{dataset.name}-{dataset.manifest.hash}-{side}-{resize}px-{channels}ch-v{_FORMAT}"
     folder = home.cache_folder() / "images" / key
-    if folder.is_dir():
+    rows = _rows(dataset, side)
+    if _is_whole(folder, len(rows), channels):
         return folder
     half = folder.with_name(key + ".tmp")
-    files = [dataset.images[row] for row in _rows(dataset, side)]
+    files = [dataset.images[row] for row in rows]
     title = f"{dataset.name}: decode {side} images"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(key + ".lock")):
-            if folder.is_dir():
+            if _is_whole(folder, len(files), channels):
                 return folder
-            shutil.rmtree(half, ignore_errors=True)  # left by a killed build; the lock says it is nobody's
+            for left in (half, folder):  # of a killed build, or damaged; the lock says it is nobody's
+                shutil.rmtree(left, ignore_errors=True)
+            _check_space(files, folder.parent, resize, channels)
             half.mkdir()
             try:
                 _decode_all(files, half, resize, channels, title, progress)
@@ -149,31 +156,71 @@ def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: b
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
                 raise
+    except DamagedImage as error:
+        leave_out = ", or leave damaged images out" if error.fault in left_out.FAULTS else ""
+        raise DataError(
+            f"{error} Get the file again{leave_out}: `bench data verify {dataset.name} --data DIR` lists all damaged "
+            f"images{', and leaves them out with --leave-out' if leave_out else ''}."
+        ) from None
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
             f"the image cache in {folder.parent} cannot be written: {'the disk is full' if full else error.strerror}. "
-            "Free some space there, or name another folder in the environment variable BENCH_CACHE."
+            f"{_WAY_OUT}"
         ) from None
     return folder
+
+
+def _is_whole(folder: Path, images: int, channels: int) -> bool:
+    """Whether a cache is there with all its bytes; one that was cut short later, by hand or a bad disk, is not."""
+    try:
+        sizes = np.load(folder / "sizes.npy", allow_pickle=False).astype(np.int64)
+        stored = (folder / "pixels.bin").stat().st_size
+    except (OSError, ValueError, EOFError):
+        return False
+    return sizes.shape == (images, 2) and int(sizes.prod(axis=1).sum()) * channels == stored
+
+
+def _check_space(files: Sequence[Path], folder: Path, resize: int, channels: int) -> None:
+    """Fail before hours of decoding where the disk is too small.
+
+    Raises:
+        DataError: gives the numbers.
+    """
+    needed, free = _estimate(files, resize, channels), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"the image cache in {folder} needs about {needed / 1e9:,.2f} GB for {len(files):,} images, but "
+            f"{free / 1e9:,.2f} GB are free. {_WAY_OUT}"
+        )
+
+
+def _estimate(files: Sequence[Path], resize: int, channels: int) -> int:
+    """Bytes of the decoded images, from the headers of some; damaged ones are left to the decoder to name."""
+    from PIL import Image
+
+    areas = []
+    for path in files[:: max(1, len(files) // _HEADERS)]:
+        try:
+            with Image.open(path) as image:
+                width, height = resized(*image.size, resize)
+                areas.append(width * height)
+        except Exception:  # damaged files make Pillow's parsers raise nearly anything
+            continue
+    return int(np.mean(areas) * len(files) * channels) if areas else 0
 
 
 def _decode_all(files: Sequence[Path], folder: Path, resize: int, channels: int, title: str, progress: bool) -> None:
     from tqdm import tqdm
 
     sizes = np.zeros((len(files), 2), dtype=np.int32)
-    with open(folder / "pixels.bin", "wb") as out:
-        decoded = _decoded(files, resize, channels)
+    decoded = in_order(partial(decode, resize=resize, channels=channels), files)
+    with open(folder / "pixels.bin", "wb") as out, closing(decoded):
         for row, image in enumerate(tqdm(decoded, title, len(files), unit="image", disable=None if progress else True)):
             sizes[row] = image.shape[:2]
             out.write(np.ascontiguousarray(image).data)
         out.flush()
         os.fsync(out.fileno())
     np.save(folder / "sizes.npy", sizes, allow_pickle=False)
-
-
-def _decoded(files: Sequence[Path], resize: int, channels: int) -> Iterator[NDArray[np.uint8]]:
-    # Threads, not processes: Pillow decodes and resizes without holding the interpreter lock.
-    with ThreadPoolExecutor(machine.cores()) as pool:
-        for first in range(0, len(files), _BLOCK):
-            yield from pool.map(partial(decode, resize=resize, channels=channels), files[first : first + _BLOCK])
+    for file in folder.iterdir():
+        file.chmod(0o444)  # runs share it

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,10 @@ from bench.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_MOST_PIXELS = 178_956_970  # of which Pillow refuses a file as a decompression bomb
 _WIDE_MODES = ("I", "F")  # more than 8 bits a channel: converting would clip
 
 
@@ -23,34 +26,78 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
+Fault = Literal["empty", "truncated", "unreadable", "too large", "more than 8 bits", "inaccessible"]
+
+
+class DamagedImage(DataError):
+    """An image file that gives no pixels; the message names the file and what is wrong with it, but no way out."""
+
+    def __init__(self, path: Path, fault: Fault, reason: str) -> None:
+        super().__init__(f"{path}: {reason}.")
+        self.path, self.fault, self.reason = path, fault, reason
+
+
 def decode(path: Path, resize: int | None, channels: int) -> NDArray[np.uint8]:
     """Pixels (H, W, channels) of an image file.
 
     Args:
-        path: any format that Pillow reads; palette, grey, CMYK and transparent images are converted.
+        path: any format that Pillow reads; palette, grey, CMYK and transparent images are converted. An EXIF
+            orientation is not followed: pixels are taken as they are stored.
         resize: shorter side in pixels, the longer one keeps the aspect ratio; smaller images are enlarged. None:
             as it is.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: missing, empty, truncated or not an 8-bit image; the message names the file.
+        DamagedImage: missing, empty, truncated, not an 8-bit image, or too large; the message names the file.
     """
+    with opened(path) as image:
+        if resize is not None:
+            # JPEG decoders, and no others, can decode at 1/2, 1/4, 1/8 size; twice the target keeps the
+            # antialiasing honest.
+            width, height = _affordable(path, image.size, resize)
+            image.draft(None, (2 * width, 2 * height))
+        return pixels(image, resize, channels)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile]:
+    """An 8-bit image file to take pixels from; whatever goes wrong inside becomes a `DamagedImage`."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            if resize is not None:
-                # JPEG decoders can decode at 1/2, 1/4, 1/8 size; twice the target keeps the antialiasing honest.
-                width, height = resized(image.width, image.height, resize)
-                image.draft(None, (2 * width, 2 * height))
             if image.mode.startswith(_WIDE_MODES):
-                raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits.")
-            return pixels(image, resize, channels)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else error
-        raise DataError(
-            f"{path}: cannot be decoded ({reason}). Fetch the file again; `bench data verify` lists all damaged files."
-        ) from None
+                raise DamagedImage(path, "more than 8 bits", f"has more than 8 bits a channel (mode {image.mode})")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make Pillow's parsers raise nearly anything
+        raise DamagedImage(path, *_fault(path, error)) from None
+
+
+def _fault(path: Path, error: Exception) -> tuple[Fault, str]:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, OSError) and error.errno is not None:
+        return "inaccessible", f"cannot be read ({error.strerror})"
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return "too large", f"is refused, it has too many pixels ({error})"
+    if path.stat().st_size == 0:
+        return "empty", "cannot be decoded (it is empty)"
+    if isinstance(error, UnidentifiedImageError):
+        return "unreadable", "cannot be decoded (it is not an image of a known format)"
+    fault: Fault = "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "unreadable"
+    return fault, f"cannot be decoded ({error or type(error).__name__})"
+
+
+def _affordable(path: Path, size: tuple[int, int], resize: int) -> tuple[int, int]:
+    # Pillow refuses a file of more pixels than this; so do we where only enlarging makes that many.
+    width, height = resized(*size, resize)
+    if width * height > _MOST_PIXELS:
+        raise DamagedImage(
+            path, "too large", f"is refused, {size[0]} x {size[1]} pixels would become {width:,} x {height:,}"
+        )
+    return width, height
 
 
 def pixels(image: Image, resize: int | None, channels: int) -> NDArray[np.uint8]:

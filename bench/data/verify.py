@@ -2,94 +2,141 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench import machine
-from bench.data.dataset import Dataset
-from bench.data.decode import decode
-from bench.errors import DataError
+from bench.data import left_out
+from bench.data.dataset import Dataset, Labels
+from bench.data.findings import EXAMPLES, KINDS, Finding, Instance, finding
+from bench.data.health import DIGEST_BYTES, Look, look
+from bench.data.left_out import LeftOut, short
+from bench.data.threads import in_order
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something found. A 'problem' makes results wrong or runs fail; a 'warning' is a known blemish."""
+class Report:
+    """What was found, in the order of `findings.KINDS`, and the damaged images, which can be left out."""
 
-    severity: Literal["problem", "warning"]
-    kind: str
-    message: str
-    images: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    damaged: LeftOut | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is no problem."""
+        return all(found.severity != "problem" for found in self.findings)
 
 
-def verify(dataset: Dataset, progress: bool = True) -> list[Finding]:
-    """Decode every image and compare their pixels.
-
-    Problems: an image that cannot be decoded; one picture on both sides of the split. Warnings: one picture under
-    two labels of a side; left-over `._` files.
+def verify(dataset: Dataset, progress: bool = True) -> Report:
+    """Decode every image and compare their pixels, on all cores; of each image only a digest stays in memory.
 
     Args:
-        dataset: opened, so its counts and labels are checked already.
+        dataset: whole (`catalog.open_whole`), so its counts and labels are checked already.
         progress: show a progress bar.
     """
     from tqdm import tqdm
 
-    findings: list[Finding] = []
-    rows_of: dict[bytes, list[int]] = defaultdict(list)
-    with ThreadPoolExecutor(machine.cores()) as pool:
-        rows = range(len(dataset.labels))
-        digests = pool.map(lambda row: _digest(dataset, row), rows)
-        for row, digest in enumerate(
-            tqdm(digests, "verify", len(rows), unit="image", disable=None if progress else True)
+    seen = _Seen(dataset)
+    looks = in_order(look, dataset.images)
+    with closing(looks):
+        for row, found in enumerate(
+            tqdm(looks, "verify", len(dataset.labels), unit="image", disable=None if progress else True)
         ):
-            if isinstance(digest, DataError):
-                findings.append(Finding("problem", "unreadable", str(digest), (_name(dataset, row),)))
-            else:
-                rows_of[digest].append(row)
-    findings += [finding for rows_ in rows_of.values() if (finding := _copies(dataset, rows_))]
-    return findings + _left_overs(dataset)
+            seen.add(row, found)
+    cases = seen.cases() | _copies(dataset, seen) | _left_overs(dataset)
+    findings = [finding(kind, cases[kind], seen.counts.get(kind)) for kind in KINDS if cases.get(kind)]
+    return Report(tuple(findings), seen.damaged())
 
 
-def _digest(dataset: Dataset, row: int) -> bytes | DataError:
-    images = dataset.images
-    try:
-        pixels = images[row] if isinstance(images, np.ndarray) else decode(images[row], None, 3)
-    except DataError as error:
-        return error
-    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+def settle(dataset: Dataset, report: Report, leave_out: bool) -> Report:
+    """Leave the damaged images out, if the user chooses so or did before; then they are no problem any more.
 
+    The list of an earlier choice is written anew, or removed where nothing is damaged now.
 
-def _copies(dataset: Dataset, rows: list[int]) -> Finding | None:
-    classes = {dataset.class_names[dataset.labels[row]] for row in rows}
-    if len(classes) < 2:
-        return None
-    names = tuple(_name(dataset, row) for row in rows)
-    what = f"{' = '.join(names)}: the same pixels under {len(classes)} classes ({', '.join(sorted(classes))})"
-    on_train_side = np.isin(rows, dataset.split.train)
-    if on_train_side.any() and not on_train_side.all():
-        return Finding("problem", "copy across the split", f"{what}, on both sides of the split.", names)
-    return Finding("warning", "copy across classes", f"{what}.", names)
-
-
-def _left_overs(dataset: Dataset) -> list[Finding]:
+    Raises:
+        DataError: a class or a side would lose all its images, or the list cannot be written.
+    """
     if isinstance(dataset.images, np.ndarray):
-        return []
+        return report
+    damaged = report.damaged
+    if damaged is None:
+        left_out.remove(dataset)
+        return report
+    if not leave_out and not left_out.place(dataset).exists():
+        return report
+    left_out.write(dataset, damaged)
+    cases = [Instance((image,), reason) for image, reason in zip(damaged.images, damaged.reasons, strict=True)]
+    rest = [found for found in report.findings if found.kind not in left_out.FAULTS]
+    findings = sorted([*rest, finding("left out", cases)], key=lambda found: KINDS.index(found.kind))
+    return replace(report, findings=tuple(findings))
+
+
+class _Seen:
+    """Gathers what was seen of the images."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.digests = np.zeros(len(dataset.labels), np.dtype((np.void, DIGEST_BYTES)))
+        self.faults: dict[int, Look] = {}
+        self.counts: Counter[str] = Counter()
+        self._odd: defaultdict[str, list[Instance]] = defaultdict(list)
+
+    def add(self, row: int, found: Look) -> None:
+        if found.fault is not None:
+            self.faults[row] = found
+            return
+        self.digests[row] = np.void(found.digest)
+        for oddity in found.oddities:
+            self.counts[oddity] += 1
+            if len(self._odd[oddity]) < EXAMPLES:
+                self._odd[oddity].append(Instance((_name(self.dataset, row),)))
+
+    def cases(self) -> dict[str, list[Instance]]:
+        cases = defaultdict(list, self._odd)
+        for row, found in self.faults.items():
+            cases[str(found.fault)].append(Instance((_name(self.dataset, row),), found.reason))
+        return cases
+
+    def damaged(self) -> LeftOut | None:
+        rows = [row for row, found in self.faults.items() if found.fault in left_out.FAULTS]
+        if not rows:
+            return None
+        reasons = tuple(self.faults[row].reason for row in rows)
+        return LeftOut(tuple(rows), tuple(_name(self.dataset, row) for row in rows), reasons)
+
+    def same(self) -> Iterator[Labels]:
+        """Rows of each picture that occurs more than once."""
+        rows = np.setdiff1d(np.arange(len(self.digests)), list(self.faults))
+        _, which, counts = np.unique(self.digests[rows], return_inverse=True, return_counts=True)
+        by_picture = rows[np.argsort(which, kind="stable")]
+        starts = np.cumsum(counts) - counts
+        for picture in np.flatnonzero(counts > 1):
+            yield by_picture[starts[picture] : starts[picture] + counts[picture]]
+
+
+def _copies(dataset: Dataset, seen: _Seen) -> dict[str, list[Instance]]:
+    cases = defaultdict(list)
+    trained = np.zeros(len(dataset.labels), dtype=bool)
+    trained[dataset.split.train] = True
+    for rows in sorted(seen.same(), key=lambda rows: int(rows[0])):
+        labels = np.unique(dataset.labels[rows])
+        kind = "copy across classes" if len(labels) > 1 else "copy within a class"
+        if trained[rows].any() and not trained[rows].all():
+            kind = "copy across the split"
+        classes = "; ".join(dataset.class_names[label] for label in labels)
+        cases[kind].append(Instance(tuple(_name(dataset, int(row)) for row in rows), classes))
+    return cases
+
+
+def _left_overs(dataset: Dataset) -> dict[str, list[Instance]]:
+    if isinstance(dataset.images, np.ndarray):
+        return {}
     folders = sorted({path.parent for path in dataset.images})
-    files = tuple(str(path) for folder in folders for path in sorted(folder.glob("._*")))
-    if not files:
-        return []
-    message = f"{len(files)} files left by a macOS archive, ignored: {files[0]} and so on; they can be deleted."
-    return [Finding("warning", "._ files", message, files)]
+    return {"._ files": [Instance((short(path),)) for folder in folders for path in sorted(folder.glob("._*"))]}
 
 
 def _name(dataset: Dataset, row: int) -> str:
-    return f"image {row}" if isinstance(dataset.images, np.ndarray) else _short(dataset.images[row])
-
-
-def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])
+    return f"image {row}" if isinstance(dataset.images, np.ndarray) else short(dataset.images[row])

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data import seal
 from bench.data.cache import open_images, prepare_images
 from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset
+from bench.data.decode import resized
 from bench.errors import DataError, SealedError
 from tests.data import photos
 
@@ -102,7 +105,10 @@ def test_damaged_image_is_named_and_leaves_nothing(tmp_path: Path, fresh_cache: 
         Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(path, "PNG")
     else:
         path.write_bytes(b"" if damage == "empty" else b"not an image at all")
-    with pytest.raises(DataError, match=r"data/a/1.jpg: "):
+    way_out = (
+        r"Get the file again: .*verify" if damage == "gone" else r"again, or leave damaged images out: .*--leave-out"
+    )
+    with pytest.raises(DataError, match=rf"data/a/1.jpg: .* {way_out}"):
         prepare_images(dataset, 16, 3, progress=False)
     assert not [entry for entry in fresh_cache.iterdir() if entry.is_dir()]
 
@@ -170,35 +176,118 @@ def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         prepare_images(make(tmp_path / "data"), 16, 3, progress=False)
 
 
+def test_disk_that_is_too_small_is_named_with_numbers_before_the_work(tmp_path: Path, fresh_cache: Path) -> None:
+    dataset = make(tmp_path / "data")
+    with pytest.raises(DataError, match=r"needs about 25,714.28 GB for 6 images, but [\d,.]+ GB are free.*BENCH_CACHE"):
+        prepare_images(dataset, 1_000_000, 3, progress=False)
+    assert not [entry for entry in fresh_cache.iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 300), (300, 1), (1, 1), (2, 999)])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_extreme_aspects(tmp_path: Path, width: int, height: int, suffix: str) -> None:
+    make(tmp_path)
+    photos.write(tmp_path / f"a/9.{suffix}", 1, width, height)
+    dataset = open_dataset("image_folder", tmp_path)
+    row = next(row for row, path in enumerate(dataset.images) if path.stem == "9")
+    for channels in (1, 3):
+        shape = open_images(dataset, "train", 24, channels, progress=False).image(row).shape
+        scaled = (24, 24 * width // height) if width > height else (24 * height // width, 24)
+        assert shape == (channels, *scaled)
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000), st.integers(1, 1024))
+def test_shorter_side_is_met_whatever_the_aspect(width: int, height: int, side: int) -> None:
+    assert min(resized(width, height, side)) == side
+
+
+def test_image_that_only_enlarging_makes_huge_is_refused(tmp_path: Path) -> None:
+    dataset = make(tmp_path / "data")
+    photos.write(tmp_path / "data/a/1.png", 1, 1, 12_000)
+    with pytest.raises(DataError, match=r"a/1.png: is refused, 1 x 12000 pixels would become 256 x 3,072,000"):
+        prepare_images(dataset, 256, 3, progress=False)
+
+
+def test_cache_stays_until_content_or_settings_change(tmp_path: Path, fresh_cache: Path) -> None:
+    def built() -> dict[str, int]:
+        return {entry.name: entry.stat().st_ino for entry in fresh_cache.iterdir() if entry.is_dir()}
+
+    prepare_images(make(tmp_path / "data"), 16, 3, progress=False)
+    first = built()
+    prepare_images(open_dataset("image_folder", tmp_path / "data"), 16, 3, progress=False)
+    assert built() == first
+    (tmp_path / "data/a").rename(tmp_path / "data/e")  # same pictures, other labels
+    prepare_images(open_dataset("image_folder", tmp_path / "data"), 16, 3, progress=False)
+    assert len(built()) == 4
+    assert built().items() > first.items()
+
+
+@pytest.mark.parametrize("file", ["pixels.bin", "sizes.npy"])
+@pytest.mark.parametrize("left", [0, 100, None])
+def test_cache_that_was_cut_short_is_built_again(
+    tmp_path: Path, fresh_cache: Path, file: str, left: int | None
+) -> None:
+    dataset = make(tmp_path / "data")
+    before = open_images(dataset, "train", 16, 3, progress=False).flat.copy()
+    path = next(fresh_cache.glob(f"*train*/{file}"))
+    path.chmod(0o644)
+    if left is None:
+        path.unlink()
+    else:
+        os.truncate(path, left)
+    np.testing.assert_array_equal(open_images(dataset, "train", 16, 3, progress=False).flat, before)
+
+
+def test_cached_files_are_read_only(tmp_path: Path, fresh_cache: Path) -> None:
+    prepare_images(make(tmp_path / "data"), 16, 3, progress=False)
+    assert {oct(path.stat().st_mode & 0o777) for path in fresh_cache.glob("*/*")} == {"0o444"}
+
+
 BUILD = """
 import sys
 from pathlib import Path
 from bench.data.cache import prepare_images
 from bench.data.catalog import open_dataset
-prepare_images(open_dataset("image_folder", Path(sys.argv[1])), 256, 3, progress=False)
+dataset = open_dataset("image_folder", Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+prepare_images(dataset, 256, 3, progress=False)
 """
 
 
-def build(data: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", BUILD, str(data)], env={**os.environ, "PYTHONPATH": str(PROJECT)})
+def build(data: Path) -> subprocess.Popen[str]:
+    """A process that has opened the data set and waits for a line to build its cache."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(data)], env={**os.environ, "PYTHONPATH": str(PROJECT)}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
-@pytest.mark.long
-def test_two_processes_at_once_and_a_killed_one(tmp_path: Path, fresh_cache: Path) -> None:
-    dataset = make(tmp_path / "data", images=200)
-    victim = build(tmp_path / "data")
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_killed_build_leaves_no_half_cache_and_two_builders_agree(tmp_path: Path, fresh_cache: Path) -> None:
+    dataset = make(tmp_path / "data", images=60)
+    victim, *both = [build(tmp_path / "data") for _ in range(3)]
+    go(victim)
     deadline = time.monotonic() + 60
     while not list(fresh_cache.glob("*.tmp/pixels.bin")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.002)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert list(fresh_cache.glob("*.tmp")), "killed too late to test anything"
-    half_built = [entry.name for entry in fresh_cache.iterdir() if entry.is_dir() and entry.suffix != ".tmp"]
-    assert not half_built
-    both = [build(tmp_path / "data") for _ in range(2)]
+    for process in both:
+        go(process)
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert not list(fresh_cache.glob("*.tmp"))
-    for path in dataset.images[:400:50]:
-        store = open_images(dataset, "train", 256, 3)
-        position = dataset.images.index(path)
-        assert torch.equal(store.image(position), expected(path, 256))
+    for side, rows in (("train", dataset.split.train), ("test", dataset.split.test)):
+        store = open_images(dataset, side, 256, 3)
+        assert len(store) == 120
+        for position in range(0, 120, 30):
+            assert torch.equal(store.image(position), expected(dataset.images[rows[position]], 256))

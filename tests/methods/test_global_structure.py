@@ -170,7 +170,7 @@ class Medoids:
             swaps = (
                 [*medoids[:k], c, *medoids[k + 1 :]]
                 for medoids in found
-                for c in equally_good(members, lambda c, m=medoids: self.swapped(m, k, c, members))
+                for c in equally_good(members, lambda c, m=medoids, k=k, own=members: self.swapped(m, k, c, own))
             )
             found = distinct(swaps)
         return found

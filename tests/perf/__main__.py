@@ -1,4 +1,4 @@
-"""`make perf`: each topic beside what a user would use instead, in one run."""
+"""`make perf`: each topic beside what a user would use instead, in one run; `python -m tests.perf.scale` is apart."""
 
 from __future__ import annotations
 
