@@ -59,6 +59,7 @@ class Draft:
             "subset": None if cut is None else f"{cut.train_classes} train / {cut.test_classes} test classes",
             "photographs": dataset.photographs,
             "layout": dataset.manifest.layout,
+            "content": dataset.manifest.content,
             "train_classes": dataset.manifest.train_classes - held_classes,
             "train_images": dataset.manifest.train_images - held_images,
             "validation_classes": held_classes,
