@@ -10,6 +10,8 @@ from bench.errors import unknown_name
 GREY = InputFormat(channels=1, mean=(0.5,), std=(0.5,))
 IMAGENET = InputFormat(channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = InputFormat(channels=3, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# Caffe's networks want 0 to 255 and no division by a standard deviation; their blue, green, red is 104, 117, 128.
+CAFFE = InputFormat(channels=3, mean=(128 / 255, 117 / 255, 104 / 255), std=(1 / 255, 1 / 255, 1 / 255))
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ TRUNKS = {
         TrunkInfo("resnet50", 2048, IMAGENET, True, "ResNet-50, average-pooled features (torchvision)"),
         # torchvision rescales ImageNet-normalised input to mean 0.5, std 0.5 inside the network; asked for directly.
         TrunkInfo("googlenet", 1024, HALF, True, "GoogLeNet, average-pooled, no auxiliary heads (torchvision)"),
+        TrunkInfo("bn_inception", 1024, CAFFE, True, "BN-Inception, average-pooled features (converted from Caffe)"),
         TrunkInfo("efficientnet_lite0", 1280, HALF, True, "EfficientNet-Lite0: a good trunk on a CPU (optional extra)"),
     )
 }  # fmt: skip

@@ -122,6 +122,12 @@ def _googlenet(crop: int) -> nn.Module:
     return net
 
 
+def _bn_inception(crop: int) -> nn.Module:
+    from bench.models.bn_inception import build
+
+    return build(crop)
+
+
 def _efficientnet_lite0(crop: int) -> nn.Module:
     from bench.models.efficientnet import build
 
@@ -134,5 +140,6 @@ _BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
     "googlenet": _googlenet,
+    "bn_inception": _bn_inception,
     "efficientnet_lite0": _efficientnet_lite0,
 }

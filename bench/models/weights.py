@@ -1,7 +1,7 @@
 """Trunk weights: where they come from, what is missing, their content hash. A run never downloads anything.
 
-'imagenet' means the file that torchvision publishes (kept in torch's hub cache) or that the
-EfficientNet package brings; any other value but 'none' is the path of a local file.
+'imagenet' means a published file in torch's hub cache (torchvision's, or the Caffe conversion of BN-Inception),
+or the one that the EfficientNet package brings; any other value but 'none' is the path of a local file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ HUB = {
     "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "googlenet": "https://download.pytorch.org/models/googlenet-1378be20.pth",
+    "bn_inception": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
 }
 # Parts of published files that a trunk has no use for: classifiers, auxiliary heads.
-CLASSIFIERS = ("fc.", "_fc.", "aux1.", "aux2.")
+CLASSIFIERS = ("fc.", "_fc.", "last_linear.", "aux1.", "aux2.")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def load(net: nn.Module, path: Path, trunk: str) -> None:
     tensors = {key: value for key, value in _read(path).items() if not key.startswith(CLASSIFIERS)}
     own = net.state_dict()
     prefix = next((p for p in ("", "backbone.") if any(p + key in own for key in tensors)), "")
-    tensors = {prefix + key: value for key, value in tensors.items()}
+    tensors = {prefix + key: _as_vector(value, own.get(prefix + key)) for key, value in tensors.items()}
     faults = [f"missing {key}" for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     faults += [f"unexpected {key}" for key in tensors if key not in own]
     faults += [
@@ -155,6 +156,13 @@ def load(net: nn.Module, path: Path, trunk: str) -> None:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UsageError(f"weights file {path} is not of trunk '{trunk}': {'; '.join(faults[:3])}{more}.")
     net.load_state_dict(tensors, strict=False)
+
+
+def _as_vector(found: Tensor, wanted: Tensor | None) -> Tensor:
+    """The first torch versions stored batch norm's vectors as one row: early files of BN-Inception do."""
+    if wanted is not None and wanted.ndim == 1 and found.shape == (1, *wanted.shape):
+        return found[0]
+    return found
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -154,6 +154,22 @@ def test_fetch_refuses_a_file_with_another_hash(
     assert list(hub.iterdir()) == []
 
 
+def test_fetch_compares_as_many_digits_as_the_file_name_has(
+    hub: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    content = b"weights named by nine digits"
+    nine = hashlib.sha256(content).hexdigest()[:9]
+    another = nine[:8] + ("0" if nine[8] != "0" else "1")
+    for digits in (nine, another):
+        (folder / f"bn_inception-{digits}.pth").write_bytes(content)
+    monkeypatch.setitem(weights.HUB, "bn_inception", f"{address}/bn_inception-{another}.pth")
+    with pytest.raises(UsageError, match="hash"):
+        weights.fetch("bn_inception")
+    monkeypatch.setitem(weights.HUB, "bn_inception", f"{address}/bn_inception-{nine}.pth")
+    assert weights.fetch("bn_inception") == hub / f"bn_inception-{nine}.pth"
+
+
 def test_fetch_without_a_network_says_where_the_file_belongs(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(weights.HUB, "resnet18", "http://127.0.0.1:9/resnet18-00000000.pth")
     with pytest.raises(UsageError) as error:
@@ -164,7 +180,7 @@ def test_fetch_without_a_network_says_where_the_file_belongs(hub: Path, monkeypa
 def test_listing_names_every_trunk_with_published_weights(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "--json"]) == 0
     rows = {row["trunk"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {"resnet18", "resnet34", "resnet50", "googlenet", "efficientnet_lite0"}
+    assert set(rows) == {"resnet18", "resnet34", "resnet50", "googlenet", "bn_inception", "efficientnet_lite0"}
     assert not rows["resnet18"]["present"]
     assert main(["weights"]) == 0
     assert "bench weights fetch googlenet" in capsys.readouterr().out
