@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+import bench.statistics
 from bench.statistics import Interval, mean_interval, paired_p, rank
+
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+MODULES = [module.name for module in pkgutil.iter_modules(bench.statistics.__path__)]
 
 fractions = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 
@@ -111,3 +121,19 @@ def test_rank_keeps_its_error_rate() -> None:
         assert ranking is not None
         told_apart += not ranking.tied
     assert abs(told_apart / trials - 0.05) < 5 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_examples_of_the_page_and_of_the_modules() -> None:
+    found = doctest.testfile(str(PAGE), module_relative=False)
+    assert found.attempted > 5
+    assert not found.failed
+    for name in MODULES:
+        assert not doctest.testmod(importlib.import_module(f"bench.statistics.{name}")).failed
+
+
+def test_importing_loads_no_numerical_library() -> None:
+    # `bench --help` imports reports, which import this
+    code = "import sys, bench.statistics; print(*{'numpy', 'scipy', 'statsmodels', 'pandas'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PAGE.parents[1])
+    assert shown.stdout.split() == []
