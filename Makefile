@@ -14,14 +14,14 @@ comma := ,
 run_options = --dataset $(DATASET) --results $(RESULTS) \
   $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(METHODS),--methods $(METHODS)) \
   $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $(DATA)) \
-  $(if $(WORKERS),--workers $(WORKERS)) $(if $(INCLUDE),--include $(INCLUDE))
+  $(if $(WORKERS),--workers $(WORKERS)) $(if $(INCLUDE),--include $(INCLUDE)) $(if $(BUDGET),--budget $(BUDGET))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench report check test test-long lint types reference parity docs perf lock clean
 
 help: ## show this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  options of bench: DATASET=glyphs DATA=dir PROTOCOL=name METHODS=a,b SEEDS=0,1 RESULTS=dir WORKERS=n INCLUDE=path"
+	@echo "  options of bench: DATASET=glyphs DATA=dir PROTOCOL=name METHODS=a,b SEEDS=0,1 RESULTS=dir WORKERS=n INCLUDE=path BUDGET=share"
 
 setup: $(READY) ## virtual environment with pinned packages
 

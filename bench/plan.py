@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import machine, registry
+from bench import budget, machine, registry
 from bench.data import catalog
 from bench.data.dataset import Dataset
 from bench.errors import UsageError
+from bench.method import Method
 from bench.models import weights
 from bench.models.pooling import Descriptors
 from bench.protocol import Protocol, load_protocol
@@ -20,28 +21,41 @@ from bench.store import Store
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a plan finds things and puts its records; never part of a run's identity."""
+    """Where a plan finds things and puts its records; of a run's identity, only the share of the budget is a part."""
 
     protocol: str
     data: Path
     results: Path
     include: tuple[Path, ...] = ()
+    budget: float = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one protocol on one data set; `left_out` are notes on methods that are not among them."""
+    """The runs of one protocol on one data set.
+
+    `left_out` are notes on methods that are not among them, `notes` on what a share of the budget changed.
+    """
 
     protocol: Protocol
     setting: Setting
     specs: tuple[RunSpec, ...]
     why_protocol: str
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def descriptors(self) -> list[Descriptors]:
         """Poolings of the trunk that the methods ask for."""
+        return [cls.descriptors for cls in self.methods().values()]
+
+    def methods(self) -> dict[str, type[Method]]:
+        """The methods by name, in the order of the plan."""
         known = registry.methods(self.setting.include)
-        return [known[name].cls.descriptors for name in dict.fromkeys(spec.method for spec in self.specs)]
+        return {name: known[name].cls for name in dict.fromkeys(spec.method for spec in self.specs)}
+
+    def trains(self) -> dict[str, bool]:
+        """Method -> whether it trains anything, in the order of the plan."""
+        return {name: cls.trains for name, cls in self.methods().items()}
 
     def missing(self) -> list[RunSpec]:
         """Specs without a finished record."""
@@ -66,15 +80,16 @@ def make_plan(
     """Resolve names into specs; an empty `setting.protocol` means the data set's default.
 
     Raises:
-        UsageError: unknown method, data set or protocol, or weights that are missing.
+        UsageError: unknown method, data set or protocol, a wrong share of the budget, or weights that are missing.
         DataError: the data set is not there or damaged.
     """
     why = "as asked"
     name = setting.protocol
     if not name:
         name, why = default_protocol(catalog.open_dataset(dataset_name, setting.data))
-        setting = Setting(name, setting.data, setting.results, setting.include)
-    protocol = load_protocol(name).on(dataset_name)
+        setting = replace(setting, protocol=name)
+    share = budget.scaled(load_protocol(name).on(dataset_name), setting.budget)
+    protocol = share.protocol
     dataset = open_dataset(dataset_name, setting.data, protocol)
     if protocol.evaluation.graded is not None and dataset.targets is None:
         raise UsageError(
@@ -101,7 +116,7 @@ def make_plan(
         for fold in folds
         for seed in (seeds if seeds else protocol.seeds)
     ]
-    return Plan(protocol, setting, tuple(specs), why, left_out)
+    return Plan(protocol, setting, tuple(specs), why, left_out, share.notes)
 
 
 def _choose(

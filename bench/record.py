@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 HARNESS_REVISION = 2
 
 State = Literal["done", "diverged", "error", "timeout", "interrupted"]
+Value = float | int | bool | str  # of a hyper-parameter
 
 
 class _Frozen(BaseModel):
@@ -23,7 +24,10 @@ class _Frozen(BaseModel):
 
 
 class RunSpec(_Frozen):
-    """One cell of a plan. Everything that may change the numbers of a run, and nothing else."""
+    """One cell of a plan. Everything that may change the numbers of a run, and nothing else.
+
+    `tuning` marks a trial of a search: it ends with its validation metrics and never opens the test side.
+    """
 
     dataset: str
     dataset_hash: str
@@ -32,21 +36,23 @@ class RunSpec(_Frozen):
     weights_hash: str = "none"
     method: str
     method_hash: str
-    hyperparameters: dict[str, float | int | bool | str] = {}
+    hyperparameters: dict[str, Value] = {}
     fold: int | None
     seed: int
     harness: int = HARNESS_REVISION
+    tuning: bool = False
 
     @property
     def run_id(self) -> str:
-        """`<method>-f<fold>-s<seed>-<hash>`; the hash covers every field."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        """`<method>-f<fold>-s<seed>-<hash>`; the hash covers every field, `tuning` only where it is set."""
+        fields = self.model_dump(mode="json", exclude=None if self.tuning else {"tuning"})
+        content = json.dumps(fields, sort_keys=True).encode()
         fold = "" if self.fold is None else f"-f{self.fold}"
         return f"{self.method}{fold}-s{self.seed}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 class DatasetFacts(_Frozen):
-    """The data set as the run saw it (after the protocol's subset, if any)."""
+    """The data set as the run saw it (after the protocol's subset, if any); `content` is the manifest's SHA-256."""
 
     name: str
     title: str
@@ -54,6 +60,7 @@ class DatasetFacts(_Frozen):
     subset: str | None
     photographs: bool
     layout: str
+    content: str = ""
     train_classes: int
     train_images: int
     validation_classes: int
@@ -93,7 +100,8 @@ class Record(_Frozen):
     """Everything known about one run.
 
     `metrics` maps 'last' | 'best_validation' | 'best_test' to metric name -> value (fractions in
-    [0, 1]); 'best_test' is optimistic. `steps` gives the step of each of them. `counts` holds
+    [0, 1]); 'best_test' is optimistic. All are of the test side, but those of a trial of a search (`spec.tuning`),
+    which has 'best_validation' alone, of the validation classes. `steps` gives the step of each of them. `counts` holds
     images_seen, forward_images, extra_forward_images, steps, test_queries, lone_queries, and
     drawn_queries (queries of one draw) where there are drawn galleries.
     `artefacts` names the files beside the record.

@@ -2,6 +2,8 @@
 
 open the data set -> build trunk, embedder and method -> fit on train classes with the test side
 sealed -> write the checkpoint choice -> unseal -> embed and evaluate -> record
+
+A trial of a search ends with the choice: it is judged by its validation classes and never unseals.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from bench.training.loop import Interrupted, Progress, Report, TimedOut, Trainin
 from bench.training.parts import Part, split_training_side
 from bench.training.sides import open_side, trunk_builder
 from bench.training.streams import Streams
+
+DISK_FULL = "no space left on the disk"
 
 
 def run(spec: RunSpec, protocol: Protocol, setting: Setting, report: Report, stop: Callable[[], bool]) -> Record:
@@ -81,12 +85,15 @@ def _execute(
     with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
         learner, progress = fit(protocol, part, validation, work)
         draft.describe_training(progress)
-        if protocol.selection.retrain and progress.best_step:
+        if protocol.selection.retrain and progress.best_step and not spec.tuning:
             work = work / "retrained"
             learner, progress = fit(protocol.lasting(progress.best_step), whole, None, work)
             draft.describe_training(progress)
             validation = None
         choice = _write_choice(work, progress, protocol, validation)
+        if spec.tuning:
+            _judge_by_validation(draft, choice, protocol.selection.metric)
+            return
 
     with draft.phase("test"):
         dataset = _expected(open_dataset(spec.dataset, setting.data, protocol), spec)
@@ -102,6 +109,15 @@ def _write_choice(work: Path, progress: Progress, protocol: Protocol, validation
     temporary.write_text(json.dumps({"choice": choice, "metric": protocol.selection.metric}))
     os.replace(temporary, work / "choice.json")
     return choice
+
+
+def _judge_by_validation(draft: Draft, choice: dict[str, int], metric: str) -> None:
+    """What a trial of a search is judged by: its best evaluation on validation classes."""
+    step = choice.get("best_validation")
+    found = next((point.validation for point in draft.curves if point.step == step), None)
+    if step is None or found is None:
+        raise Diverged(f"method '{draft.spec.method}': no evaluation gave a number for {metric} on validation classes")
+    draft.steps, draft.metrics = {"best_validation": step}, {"best_validation": found}
 
 
 def _same_bits(protocol: Protocol) -> None:
@@ -143,5 +159,5 @@ def _state(error: Exception) -> State:
 def _reason(error: Exception, setting: Setting) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename or setting.results
-        return f"no space left on the disk that holds {where}: free some and start the same command again."
+        return f"{DISK_FULL} that holds {where}: free some and start the same command again."
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"

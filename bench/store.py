@@ -4,6 +4,8 @@
 <root>/runs/<protocol>/<dataset>/<method>/<run id>.failed-1/…       an attempt that failed
 <root>/runs/<protocol>/<dataset>/<method>/.<run id>.work/           checkpoints of a run in progress
 <root>/runs/<protocol>/<dataset>/<method>/.<run id>.lock            its claim
+
+Trials of a search lie in a store of their own under <results>/tuning, where no report looks.
 """
 
 from __future__ import annotations
@@ -44,6 +46,17 @@ class Store:
     def load(self, spec: RunSpec) -> Record:
         """The finished record of `spec`."""
         return Record.model_validate_json((self.path(spec) / "record.json").read_bytes())
+
+    def last_attempt(self, spec: RunSpec) -> Record | None:
+        """The latest failed attempt at `spec` that can be read."""
+        final = self.path(spec)
+        attempts = final.parent.glob(f"{final.name}.failed-*/record.json")
+        for file in sorted(attempts, key=lambda file: int(file.parent.name.rpartition("-")[2]), reverse=True):
+            try:
+                return Record.model_validate_json(file.read_bytes())
+            except (OSError, ValidationError):
+                continue
+        return None
 
     def unfinished(self) -> list[Path]:
         """Runs with checkpoints but no finished record, as protocol/dataset/method/run id."""

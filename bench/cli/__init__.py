@@ -11,7 +11,8 @@ from bench import __version__
 from bench.errors import BenchError
 
 COMMANDS = (
-    "run", "plan", "status", "results", "report", "check", "evaluate", "list", "validate", "data", "weights", "doctor",
+    "run", "tune", "plan", "status", "results", "report", "check", "evaluate", "list", "validate", "data", "weights",
+    "doctor",
 )  # fmt: skip
 
 EPILOG = """\

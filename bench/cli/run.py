@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bench.cli.arguments import add_plan_arguments, plan, positive
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
 
 EPILOG = """\
 Runs that have a finished record are not repeated; a run that was cut off goes on from its last
@@ -14,6 +18,7 @@ examples:
   bench run                                             the default methods on glyphs, the built-in data set
   bench run --methods all                               every method there is
   bench run --methods margin,triplet --seeds 0
+  bench run --dataset cub200 --budget 10%               a tenth of the protocol's budget, marked in every result
   bench run --dataset cars196 --data ~/datasets --protocol frozen-trunk
   bench run --include my_method.py --methods my_method,margin
 
@@ -50,14 +55,14 @@ def run(args: argparse.Namespace) -> int:
     print(f"data set  {dataset.title}{partial}: {counts.train_images:,} images of {counts.train_classes} classes train,"
           f" {counts.test_images:,} of {counts.test_classes} test")  # fmt: skip
     print(f"protocol  {todo.protocol.name} [{todo.protocol.hash}] ({todo.why_protocol})")
-    for note in (*dataset.notes, *todo.left_out):
+    for note in (*todo.notes, *dataset.notes, *todo.left_out):
         print(f"note      {note}")
     workers = args.workers or local.default_workers(todo.protocol, max(1, len(specs)))
     finished = len(todo.specs) - len(specs)
     print(f"plan      {len(todo.specs)} runs, {finished} finished, {len(specs)} to do with {workers} worker(s), "
           f"{todo.protocol.threads} thread(s) each", flush=True)  # fmt: skip
     if not specs:
-        return 0
+        return _ensembles(todo)
     device = torch.device("cuda" if machine.gpu_name() else "cpu")
     prepare(dataset, todo.protocol, device, descriptors=todo.descriptors())
     del dataset
@@ -68,4 +73,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {spec.run_id}: {reason}")
     missing = len(todo.missing())
     print(f"{len(todo.specs) - missing} of {len(todo.specs)} runs have a finished record under {args.results}.")
-    return 1 if missing else 0
+    failed = 0 if outcome.interrupted else _ensembles(todo)
+    return 1 if missing else failed
+
+
+def _ensembles(todo: Plan) -> int:
+    """Make the ensembles of the plan's folds that are missing, if the protocol asks for them; 1 if one was refused."""
+    from bench.ensembles import complete
+    from bench.store import Store
+
+    done = complete(Store(todo.setting.results), todo.protocol, todo.specs)
+    for line in done.lines:
+        print(line)
+    return 1 if done.refused else 0

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     for record in store.records():
         counts[record.spec.protocol, record.spec.dataset][record.state] += 1
     for place in store.unfinished():
-        counts[place.parts[0], place.parts[1]]["unfinished"] += 1
+        protocol = "/".join(place.parts[:-3])  # a protocol may lie in a folder: papers/mic
+        counts[protocol, place.parts[-3]]["unfinished"] += 1
     rows = [{"protocol": p, "dataset": d, **dict(states)} for (p, d), states in sorted(counts.items())]
     if args.json:
         print(json.dumps({"runs": rows, "problems": store.problems}, indent=1))

@@ -15,6 +15,8 @@ def write(report: Report) -> str:
     parts = ["# Benchmark report", f"Newest record: {escape(report.newest)}. Runs: {escape(states)}."]
     parts += [f"> **Warning:** {escape(problem)}" for problem in report.problems]
     parts += _table(report.overview, "## ", link=True)
+    for table in report.across:
+        parts += _table(table, "## ")
     for view in report.views:
         parts += _view(view)
     parts += _table(report.environment, "## ")
@@ -29,7 +31,7 @@ def _view(view: View) -> Iterable[str]:
     yield "\n".join(f"- {escape(label)}: {escape(value)}" for label, value in view.facts)
     if view.notes:
         yield "\n".join(f"- {escape(note)}" for note in view.notes)
-    for table in (view.results, view.failures, view.gap):
+    for table in (view.results, view.failures, view.study, view.evidence, view.gap):
         if table is not None:
             yield from _table(table, "### ", link=True)
     yield "### Published numbers"

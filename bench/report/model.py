@@ -10,7 +10,8 @@ from typing import Any
 from bench.errors import UsageError
 from bench.published import Published
 from bench.record import SCHEMA_VERSION, Record
-from bench.report import comparisons, examples, figures, tables, text
+from bench.report import comparisons, evidence, examples, figures, study, tables, text
+from bench.report.across import across_tables
 from bench.report.environments import environment_table
 from bench.report.sections import Row, Section, build_sections
 from bench.report.tables import Band, Cell, Column, Table
@@ -55,6 +56,8 @@ class View:
     notes: tuple[str, ...]
     results: Table
     failures: Table | None
+    study: Table | None
+    evidence: Table | None
     gap: Table | None
     cost: Table | None
     published_sentence: str
@@ -72,6 +75,7 @@ class Report:
 
     views: tuple[View, ...]
     overview: Table
+    across: tuple[Table, ...]
     environment: Table
     newest: str
     states: tuple[tuple[str, int], ...]
@@ -111,6 +115,7 @@ def build_report(store: Store, published: Published) -> Report:
     return Report(
         views=views,
         overview=_overview(sections),
+        across=across_tables(sections),
         environment=environment_table(records),
         newest=_moment(max(record.finished for record in records)),
         states=tuple((state, states.count(state)) for state in sorted(set(states), key=lambda s: (s != "done", s))),
@@ -139,6 +144,8 @@ def _view(
         notes=section.dataset.notes,
         results=tables.results_table(section),
         failures=tables.failures_table(section),
+        study=study.study_table(section, store.root, problems),
+        evidence=evidence.evidence_table(section, store, problems),
         gap=tables.gap_table(section),
         cost=tables.cost_table(section) if has_results else None,
         published_sentence=sentence,
@@ -161,6 +168,9 @@ def _badges(section: Section) -> Iterable[Badge]:
         yield Badge("complete", warns=False)
     if section.headline == "best_test":
         yield Badge("optimistic: selected on test")
+    share = section.protocol.get("budget_share", 1.0)
+    if share < 1:
+        yield Badge(f"budget {100 * share:g} %: a scaled-down protocol")
     for what in section.versions:
         yield Badge(f"one of several versions of this {what}: never compare across them")
 
@@ -240,7 +250,7 @@ def _overview(sections: list[Section]) -> Table:
         rows = {row.anchor: row for row in section.rows}
         best = rows[ranked.best] if ranked else None
         baseline = next((row for row in section.baselines if row.done), None)
-        tied = [row.label for row in section.rows if ranked and row.anchor in ranked.tied]
+        tied = [row.label for row in section.rows if ranked and row.anchor in ranked.first - {ranked.best}]
         done = sum(record.state == "done" for record in section.records)
         runs = Cell(f"{done} / {len(section.records)}", mark="" if done == len(section.records) else "failed")
         lines.append(

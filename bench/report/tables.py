@@ -100,7 +100,7 @@ def gap_table(section: Section) -> Table | None:
     columns += [Column(gap_label, optimistic=True), Column("Step of each")]
 
     def line(row: Row) -> tuple[Cell, ...]:
-        cells = [_interval_cell(row, section, c, section.metric) for c in checkpoints]
+        cells = [interval_cell(row, section, c, section.metric) for c in checkpoints]
         return (_name(row), *cells, _gap_cell(row, section, against), _steps_cell(row, checkpoints))
 
     notes = (
@@ -177,14 +177,15 @@ def _progress(row: Row) -> Cell:
 
 
 def _result_cell(row: Row, section: Section, metric: str, ranked: Ranking | None) -> Cell:
-    cell = _interval_cell(row, section, section.headline, metric)
+    cell = interval_cell(row, section, section.headline, metric)
     if ranked is None or not cell.runs:
         return cell
-    mark: Mark = "best" if row.anchor == ranked.best else "tied" if row.anchor in ranked.tied else ""
+    mark: Mark = "best" if row.anchor == ranked.best else "tied" if row.anchor in ranked.first else ""
     return Cell(cell.text, cell.minor, mark, cell.runs, cell.tip)
 
 
-def _interval_cell(row: Row, section: Section, checkpoint: str, metric: str) -> Cell:
+def interval_cell(row: Row, section: Section, checkpoint: str, metric: str) -> Cell:
+    """Mean and half width over seeds, the seeds' values as the tooltip."""
     values = row.values(checkpoint, metric)
     found = interval(row, section, checkpoint, metric)
     if found is None:
@@ -250,7 +251,7 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
     else:
         yield (
             f"Bold: the best mean of the column. ≈: not told apart from it by a paired t-test over the seeds that "
-            f"both have (p ≥ {1 - section.level:g}, no correction for the number of methods); not shown to be equal."
+            f"both have (Holm's correction over all pairs, p ≥ {1 - section.level:g}); not shown to be equal."
         )
         if any(ranked and ranked.untested for ranked in rankings.values()):
             yield "Rows that share fewer than two seeds with the best one are not tested."

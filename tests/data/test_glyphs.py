@@ -102,4 +102,4 @@ def test_digits() -> None:
     assert digits.images.max() == 255
     assert set(digits.labels[digits.split.train]) == {0, 1, 2, 3, 4}
     assert set(digits.labels[digits.split.test]) == {5, 6, 7, 8, 9}
-    assert digits.default_protocol == "ci"
+    assert digits.default_protocol == "few-classes"

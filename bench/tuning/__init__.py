@@ -1,0 +1,1 @@
+"""Choosing hyper-parameters under a protocol: equal trials for every method, judged by validation classes alone."""
