@@ -17,7 +17,7 @@ run_options = --dataset $(DATASET) --results $(RESULTS) \
   $(if $(WORKERS),--workers $(WORKERS)) $(if $(INCLUDE),--include $(INCLUDE)) $(if $(BUDGET),--budget $(BUDGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report check test test-long lint types reference parity docs perf lock clean
+.PHONY: help setup bench tune report check test test-long lint types reference parity docs perf lock clean
 
 help: ## show this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ $(READY): pyproject.toml requirements.lock
 
 bench: $(READY) ## run the default methods (METHODS=all: every one) on DATASET, then write the report
 	@status=0; $(BIN)/bench run $(run_options) || status=$$?; \
+	if [ $$status -le 1 ]; then $(BIN)/bench report --html --results $(RESULTS) --out $(REPORT) || status=$$?; fi; \
+	exit $$status
+
+tune: $(READY) ## search hyper-parameters of METHODS under PROTOCOL, run the winners, then write the report
+	@status=0; $(BIN)/bench tune $(filter-out --seeds $(SEEDS),$(run_options)) || status=$$?; \
 	if [ $$status -le 1 ]; then $(BIN)/bench report --html --results $(RESULTS) --out $(REPORT) || status=$$?; fi; \
 	exit $$status
 

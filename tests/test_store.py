@@ -29,7 +29,7 @@ def test_every_field_of_a_spec_is_part_of_its_id(spec):
     changed = {
         "dataset": "x", "dataset_hash": "x", "protocol": "x", "protocol_hash": "x", "weights_hash": "x",
         "method": "x", "method_hash": "x",
-        "hyperparameters": {"margin": 0.3}, "fold": None, "seed": 2, "harness": 99,
+        "hyperparameters": {"margin": 0.3}, "fold": None, "seed": 2, "harness": 99, "tuning": True,
     }  # fmt: skip
     assert set(changed) == set(RunSpec.model_fields)
     ids = {spec.model_copy(update={key: value}).run_id for key, value in changed.items()}

@@ -20,8 +20,8 @@ classes; the test classes stay sealed. The best setting is then run under seeds 
 runs it. A search that was cut off goes on where it was and ends with the same trials.
 
 examples:
-  bench tune --protocol my.yaml --methods contrastive,margin
-  bench tune --dataset cars196 --data ~/datasets --protocol my.yaml --methods triplet --trials 20
+  bench tune --dataset cub200 --data ~/datasets --protocol reality-check --methods contrastive,margin
+  bench tune --dataset cars196 --data ~/datasets --protocol reality-check-small --methods all --trials 20
 
 exit codes: 0 every study is complete, 1 some are not (stopped, or nothing worked), 2 a wrong call
 """
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     from bench import machine
     from bench.engines import local
+    from bench.ensembles import complete
     from bench.plan import open_dataset
+    from bench.store import Store
     from bench.training.sides import prepare
     from bench.tuning import reproduce, study
     from bench.tuning.space import search_of
@@ -86,7 +88,11 @@ def run(args: argparse.Namespace) -> int:
         if not interrupted:
             _reproduce(todo, studies, workers)
         studies = [reproduce.close(todo, one) for one in studies]
-    return _summary(studies, search.halted, results)
+        winners = [spec for one in studies for spec in reproduce.reproductions(todo, one)]
+        joined = complete(Store(results), todo.protocol, winners)
+    status = _summary(studies, search.halted, results)
+    print(*joined.lines, sep="\n")
+    return 1 if joined.refused else status
 
 
 def _introduce(todo: Plan, title: str, partial: str | None, studies: list[Study], trials: int) -> None:
