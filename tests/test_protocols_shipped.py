@@ -51,7 +51,7 @@ load = cache(load_protocol)
 def test_what_repeats_others_work_says_so_in_its_header() -> None:
     repeats = {n for n in protocol_files() if "/" in n or load(n).corrections or load(n).departures}
     assert repeats == set(FIELD)
-    assert len(FIELD) == 15
+    assert len(FIELD) == 16
 
 
 @pytest.mark.parametrize("name", FIELD)
@@ -210,11 +210,11 @@ def test_as_released_differs_in_the_slips_only() -> None:
     assert slips == {"sides", "search.winner_counts", "search.spaces", "folds.lists"}
 
 
-def test_the_small_one_keeps_the_procedure() -> None:
-    whole, small = load("reality-check"), load("reality-check-small")
-    for name in ("batch", "folds", "selection", "ensemble", "interval", "precision"):
-        assert getattr(small, name) == getattr(whole, name)
-    assert small.embedding == whole.embedding
+@pytest.mark.parametrize("name", ["reality-check-small", "reality-check-glyphs"])
+def test_the_small_ones_keep_the_procedure(name: str) -> None:
+    whole, small = load("reality-check"), load(name)
+    for kept in ("batch", "folds", "selection", "ensemble", "interval", "precision"):
+        assert getattr(small, kept) == getattr(whole, kept)
     assert small.budget_share == small.budget.iterations / whole.budget.iterations
     assert whole.budget_share == 1
     assert small.search is not None
