@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from bench.data import seal
 from bench.errors import BenchError, DataError
 from bench.protocol import Protocol
 from bench.record import Record, RunSpec, Value
-from bench.store import Store
+from bench.store import Store, write_whole
 
 SCHEMA_VERSION = 1
 
@@ -212,7 +211,7 @@ def _make(store: Store, protocol: Protocol, specs: Sequence[RunSpec]) -> Ensembl
         metrics=metrics,
         counts=counts,
     )  # fmt: skip
-    _write(record, record.path(store.root))
+    write_whole(record.path(store.root), record.model_dump_json(indent=1))
     return record
 
 
@@ -236,16 +235,6 @@ def _stored(store: Store, record: Record) -> Arrays:
     if not {"embeddings", "labels"} <= arrays.keys():
         raise DataError(f"{file} holds {sorted(arrays)}; 'embeddings' and 'labels' are needed.")
     return arrays
-
-
-def _write(record: EnsembleRecord, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(record.model_dump_json(indent=1))
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
 
 
 def _identity(specs: Sequence[RunSpec]) -> str:

@@ -143,3 +143,14 @@ class Store:
         if record.state == "done":
             shutil.rmtree(self.work(record.spec), ignore_errors=True)
         return final
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one rename: whoever reads it finds the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench.errors import UsageError
 from bench.plan import Plan
 from bench.protocol import Range
 from bench.record import RunSpec, State, Value
+from bench.store import write_whole
 from bench.tuning.sampler import sampler_name
 from bench.tuning.space import space_of, values_of
 
@@ -211,14 +211,7 @@ def load(fresh: Study, results: Path) -> Study:
 
 def save(study: Study, results: Path) -> None:
     """Write the file in one rename."""
-    path = study.path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(study.model_dump_json(indent=1))
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
+    write_whole(study.path(results), study.model_dump_json(indent=1))
 
 
 @contextmanager
