@@ -110,7 +110,8 @@ def build_report(store: Store, published: Published) -> Report:
     bank = examples.ImageBank()
     with_examples = [s for s in sections if any("examples" in r.artefacts for r in s.records)]
     budget = examples.PAGE_BUDGET // max(1, len(with_examples))
-    views = tuple(_view(section, store, published, styles, bank, budget, problems) for section in sections)
+    stored = study.Stored.of(store.root, problems)
+    views = tuple(_view(section, store, stored, published, styles, bank, budget, problems) for section in sections)
     states = [record.state for record in records]
     return Report(
         views=views,
@@ -128,6 +129,7 @@ def build_report(store: Store, published: Published) -> Report:
 def _view(
     section: Section,
     store: Store,
+    stored: study.Stored,
     published: Published,
     styles: dict[str, int],
     bank: examples.ImageBank,
@@ -144,7 +146,7 @@ def _view(
         notes=section.dataset.notes,
         results=tables.results_table(section),
         failures=tables.failures_table(section),
-        study=study.study_table(section, store.root, problems),
+        study=study.study_table(section, stored),
         evidence=evidence.evidence_table(section, store, problems),
         gap=tables.gap_table(section),
         cost=tables.cost_table(section) if has_results else None,

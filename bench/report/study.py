@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
-
+from bench import ensembles
 from bench.ensembles import EnsembleRecord
 from bench.report import tables, text
 from bench.report.sections import Row, Section
 from bench.report.tables import Band, Cell, Column, Table
 from bench.statistics import mean_interval
+from bench.tuning import study as tuning
 from bench.tuning.study import Study
 
 METRICS = ("recall_at_1", "r_precision", "map_at_r")
 
-_Stored = TypeVar("_Stored", bound=BaseModel)
+
+@dataclass(frozen=True)
+class Stored:
+    """What a results folder holds beside records, read once for all sections."""
+
+    ensembles: list[EnsembleRecord]
+    studies: list[Study]
+
+    @classmethod
+    def of(cls, results: Path, problems: list[str]) -> Stored:
+        """Read it; what cannot be read is noted in `problems`."""
+        return cls(ensembles.load_all(results, problems), tuning.load_all(results, problems))
 
 
-def study_table(section: Section, results: Path, problems: list[str]) -> Table | None:
+def study_table(section: Section, stored: Stored) -> Table | None:
     """One line a method; None where the section has neither ensembles nor searches."""
-    ensembles = [e for e in _read(results / "ensembles", EnsembleRecord, problems) if _same(e, section)]
-    studies = [s for s in _read(results / "studies", Study, problems) if _same(s, section)]
-    if not ensembles and not studies:
+    joined_models = [e for e in stored.ensembles if _same(e, section)]
+    studies = [s for s in stored.studies if _same(s, section)]
+    if not joined_models and not studies:
         return None
-    dimensions = sorted({e.dimensions for e in ensembles})
+    dimensions = sorted({e.dimensions for e in joined_models})
     columns = [Column("Method", numeric=False)]
     if studies:
         columns += [Column("Trials"), Column(f"Winner, {text.metric_label(studies[0].metric)} on validation")]
     columns += [Column(f"Separated {text.metric_label(metric)}", key=metric == section.metric) for metric in METRICS]
-    if ensembles:
+    if joined_models:
         columns += [Column(f"Concatenated {text.metric_label(metric)}") for metric in METRICS]
 
     def line(row: Row) -> tuple[Cell, ...]:
         found = next((s for s in studies if _is_of(s, row)), None)
         searched = _search_cells(found) if studies else ()
         single = tuple(tables.interval_cell(row, section, section.headline, metric) for metric in METRICS)
-        mine = [e for e in ensembles if _is_ensemble_of(e, row)]
-        joined = tuple(_joined(mine, row, section, metric) for metric in METRICS) if ensembles else ()
+        mine = [e for e in joined_models if _is_ensemble_of(e, row)]
+        joined = tuple(_joined(mine, row, section, metric) for metric in METRICS) if joined_models else ()
         return (Cell(row.label, runs=row.anchor), *searched, *single, *joined)
 
     lines = tuple(line(row) for row in section.rows if row.done)
@@ -105,15 +116,3 @@ def _is_ensemble_of(ensemble: EnsembleRecord, row: Row) -> bool:
 def _is_of(study: Study, row: Row) -> bool:
     made = {reproduction.run_id for reproduction in study.reproductions}
     return any(record.run_id in made for record in row.records)
-
-
-def _read(folder: Path, kind: type[_Stored], problems: list[str]) -> list[_Stored]:
-    found = []
-    for file in sorted(folder.rglob("*.json")):
-        if not file.name.startswith("."):
-            try:
-                found.append(kind.model_validate_json(file.read_bytes()))
-            except (OSError, ValidationError) as error:
-                note = f"{file}: unreadable ({type(error).__name__}), skipped"
-                problems += [note] if note not in problems else []
-    return found

@@ -209,6 +209,19 @@ def load(fresh: Study, results: Path) -> Study:
     return found
 
 
+def load_all(results: Path, problems: list[str]) -> list[Study]:
+    """Every study under a results folder, by place; what cannot be read is skipped and noted in `problems`."""
+    found = []
+    for file in sorted((results / "studies").rglob("*.json")):
+        try:
+            study = Study.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            problems.append(f"{file}: unreadable study ({type(error).__name__}), skipped")
+            continue
+        found.append(study)
+    return found
+
+
 def save(study: Study, results: Path) -> None:
     """Write the file in one rename."""
     write_whole(study.path(results), study.model_dump_json(indent=1))
