@@ -19,6 +19,11 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
         Alias("contrastive"),
         Alias("contrastive", "distance", "negatives drawn by distance there"),
     ),
+    "contrastive_distance": (
+        Alias("contrastive", "", "other papers than the reality check may have another form"),
+        Alias("contrastive", "distance", "negatives drawn by distance there"),
+    ),
+    "triplet_all": (Alias("triplet", "", "choice of triplets differs or is not stated there"),),
     "triplet": (
         Alias("semihard_triplet"),
         Alias("semihard_triplet", "reimplementation", "re-implemented by another paper"),

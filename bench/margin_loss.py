@@ -31,9 +31,15 @@ def margin_loss(embeddings: Tensor, triplets: Tensor, beta: Tensor, margin: floa
 class MarginMethod(Method):
     """Base of methods with a learnable boundary: `triplets` says which comparisons they make."""
 
-    margin: float = hyper(0.2, low=0.02, high=0.5, help="half width of the band around the boundary")
-    beta_init: float = hyper(1.2, low=0.5, high=1.4, help="initial boundary, Euclidean distance of unit vectors")
-    beta_lr: float = hyper(5e-4, low=1e-5, high=1e-1, scale="log", help="learning rate of the boundary")
+    margin: float = hyper(
+        0.2, low=0.02, high=0.5, accepts=(-0.2, 2.0), help="half width of the band around the boundary"
+    )
+    beta_init: float = hyper(
+        1.2, low=0.5, high=1.4, accepts=(-0.2, 2.0), help="initial boundary, Euclidean distance of unit vectors"
+    )
+    beta_lr: float = hyper(
+        5e-4, low=1e-5, high=1e-1, scale="log", accepts=(1e-6, 1.0), help="learning rate of the boundary"
+    )
     per_class: bool = hyper(False, help="one boundary per class of the anchor instead of one for all")
     nu: float = hyper(0.0, low=0.0, high=0.1, help="penalty on the boundary")
 

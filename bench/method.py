@@ -25,6 +25,7 @@ OWN_RATES = "own learning rates for own parameters"  # a departure only of a met
 class Hyperparameter:
     """A method's hyper-parameter: default, range and scale of its search space, and what it means.
 
+    `accepts` is what may be set, where that is more than what is worth a search; None: the range of the search.
     `method` marks one whose value is the name of another method, on which this one builds.
     """
 
@@ -35,6 +36,14 @@ class Hyperparameter:
     choices: tuple[str, ...]
     help: str
     method: bool = False
+    accepts: tuple[float, float] | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest number that may be set; infinite where nothing is said."""
+        if self.accepts is not None:
+            return self.accepts
+        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
 
 def hyper(
@@ -46,9 +55,10 @@ def hyper(
     choices: tuple[str, ...] = (),
     help: str,
     method: bool = False,
+    accepts: tuple[float, float] | None = None,
 ) -> Any:
     """Declare a hyper-parameter as a class attribute of a method; instances hold its value."""
-    return Hyperparameter(default, low, high, scale, choices, help, method)
+    return Hyperparameter(default, low, high, scale, choices, help, method, accepts)
 
 
 @dataclass(frozen=True)
@@ -231,8 +241,7 @@ def _checked(method: str, key: str, declared: Hyperparameter, value: Any) -> Any
         raise UsageError(f"{where} must be {kind.__name__}, found {value!r}.")
     if declared.choices and value not in declared.choices:
         raise UsageError(f"{where} must be one of {', '.join(declared.choices)}, found {value!r}.")
-    low = -math.inf if declared.low is None else declared.low
-    high = math.inf if declared.high is None else declared.high
+    low, high = declared.bounds
     if isinstance(value, int | float) and not low <= value <= high:
-        raise UsageError(f"{where} must lie in [{declared.low}, {declared.high}], found {value!r}.")
+        raise UsageError(f"{where} must lie in [{low:g}, {high:g}], found {value!r}.")
     return value

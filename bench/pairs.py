@@ -75,6 +75,11 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
     return (values * mask).sum(dim) / mask.sum(dim).clamp(min=1)
 
 
+def active_mean(terms: Tensor) -> Tensor:
+    """Mean over the terms above zero; 0 if there are none. Of hinges: over the pairs that violate them."""
+    return terms.sum() / (terms > 0).sum().clamp(min=1)
+
+
 def masked_logits(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """The logits, those outside `mask` replaced by ones that vanish in a log-sum-exp or softmax along `dim`.
 

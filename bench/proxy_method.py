@@ -13,7 +13,9 @@ class ProxyMethod(Method):
     """Base of proxy and classification losses: creates the proxies, (C, D), and sets their learning rate."""
 
     needs_pairs = False
-    proxy_lr: float = hyper(0.01, low=1e-4, high=1.0, scale="log", help="learning rate of the proxies")
+    proxy_lr: float = hyper(
+        0.01, low=1e-4, high=1.0, scale="log", accepts=(1e-6, 1e3), help="learning rate of the proxies"
+    )
 
     def build(self, context: Context) -> None:
         """The proxies, drawn by `initial`."""
@@ -32,5 +34,5 @@ class ProxyMethod(Method):
         return labels[:, None] == torch.arange(len(self.proxies), device=labels.device)
 
     def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Proxies learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]
+        """Proxies learn at their own rate; their weight decay is the protocol's."""
+        return [{**default, "lr": self.proxy_lr}]

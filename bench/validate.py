@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
 import traceback
@@ -238,7 +239,8 @@ def _ranges(cls: type[Method]) -> str:
     """Both ends of every hyper-parameter's range, and each choice, build and give a finite loss."""
     tried = 0
     for key, declared in cls.hyperparameters.items():
-        ends = [end for end in (declared.low, declared.high) if end is not None]
+        ends = sorted({end for end in (declared.low, declared.high, *declared.bounds) if end is not None})
+        ends = [end for end in ends if math.isfinite(end)]
         choices: list[Any] = [*ends, *declared.choices]
         if isinstance(declared.default, bool):
             choices.append(not declared.default)

@@ -13,7 +13,7 @@ code: f keeps falling, with a step down at a = pi - m.
 
 Different: f is computed without the arc cosine, whose slope is infinite at 0 and pi; own angles within
 0.06 degrees of these count as 0.06 degrees away in the sine. Not reproduced: the face networks and their
-SGD schedule; class vectors learn at `proxy_lr`, without weight decay.
+SGD schedule; class vectors learn at `proxy_lr`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ class ArcFace(ProxyMethod):
     name = "arcface"
     paper = "deng2019arcface"
     by_default = False
-    margin: float = hyper(28.6, low=0.0, high=60.0, help="added to the own class's angle, degrees")
-    scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")
+    margin: float = hyper(28.6, low=0.0, high=60.0, accepts=(0.0, 90.0), help="added to the own class's angle, degrees")
+    scale: float = hyper(
+        64.0, low=4.0, high=256.0, scale="log", accepts=(0.01, 300.0), help="multiplies the cosines: larger is sharper"
+    )
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the scaled cosines, the own angle widened by the margin."""

@@ -12,7 +12,7 @@ Not read: the paper beyond its abstract. The equation is taken from two public r
 it and agree, up to the constant 2w, which only one of them keeps; both learn the bank by gradient descent.
 The authors published no code, and their values of s, m and w were not found: the defaults are those of one
 re-implementation, the other has s = 16, m = 0, w = 2. A comparison with the paper's figures means little until
-they are known. Centres learn at `proxy_lr`, without weight decay.
+they are known. Centres learn at `proxy_lr`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ cos_iz is the cosine between image i and the vector of class z; s = 64, m = 0.35
 normalised softmax at temperature 1 / s.
 
 Different: nothing in the loss. Not reproduced: the face networks, their SGD schedule and class vectors
-that share the network's learning rate; here they learn at `proxy_lr`, without weight decay. Not read:
+that share the network's learning rate; here they learn at `proxy_lr`. Not read:
 the paper's equation numbers and the authors' code; defaults are those that public libraries give.
 """
 
@@ -29,7 +29,9 @@ class CosFace(ProxyMethod):
     paper = "wang2018cosface"
     by_default = False
     margin: float = hyper(0.35, low=0.0, high=1.0, help="subtracted from the own class's cosine")
-    scale: float = hyper(64.0, low=4.0, high=256.0, scale="log", help="multiplies the cosines: larger is sharper")
+    scale: float = hyper(
+        64.0, low=4.0, high=256.0, scale="log", accepts=(0.01, 300.0), help="multiplies the cosines: larger is sharper"
+    )
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the scaled cosines, the own one lowered by the margin."""

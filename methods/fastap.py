@@ -34,7 +34,9 @@ class FastAP(PairMethod):
     name = "fastap"
     paper = "cakir2019fastap"
     by_default = False
-    bins: int = hyper(10, low=4, high=40, help="intervals into which squared distances 0 to 4 are divided")
+    bins: int = hyper(
+        10, low=4, high=40, accepts=(2, 250), help="intervals into which squared distances 0 to 4 are divided"
+    )
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """One minus the mean average precision over the anchors that have a positive."""

@@ -28,11 +28,15 @@ class MultiSimilarity(PairMethod):
 
     name = "multi_similarity"
     paper = "wang2019ms"
-    alpha: float = hyper(2.0, low=0.1, high=20.0, scale="log", help="sharpness over positive pairs")
-    beta: float = hyper(40.0, low=5.0, high=150.0, scale="log", help="sharpness over negative pairs")
+    alpha: float = hyper(
+        2.0, low=0.1, high=20.0, scale="log", accepts=(1e-3, 100.0), help="sharpness over positive pairs"
+    )
+    beta: float = hyper(
+        40.0, low=5.0, high=150.0, scale="log", accepts=(0.01, 200.0), help="sharpness over negative pairs"
+    )
     base: float = hyper(0.5, low=0.0, high=1.0, help="cosine that positives should exceed and negatives stay below")
     mined: bool = hyper(True, help="only informative pairs; without mining all pairs of the batch count")
-    epsilon: float = hyper(0.1, low=0.0, high=0.8, help="mining slack, cosine")
+    epsilon: float = hyper(0.1, low=0.0, high=0.8, accepts=(0.0, 1.0), help="mining slack, cosine")
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Mine, then sum the two soft maxima of every anchor, divided by the number of anchors."""

@@ -23,7 +23,9 @@ class NormalizedSoftmax(ProxyMethod):
 
     name = "normalized_softmax"
     paper = "zhai2019normsoftmax"
-    temperature: float = hyper(0.05, low=0.01, high=0.5, scale="log", help="divides the cosines: smaller is sharper")
+    temperature: float = hyper(
+        0.05, low=0.01, high=0.5, scale="log", accepts=(0.01, 100.0), help="divides the cosines: smaller is sharper"
+    )
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the sharpened cosines."""

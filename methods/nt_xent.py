@@ -31,7 +31,9 @@ class NTXent(PairMethod):
     name = "nt_xent"
     paper = "chen2020simclr"
     by_default = False
-    temperature: float = hyper(0.07, low=0.001, high=1.0, scale="log", help="divides the cosines: smaller is sharper")
+    temperature: float = hyper(
+        0.07, low=0.001, high=1.0, scale="log", accepts=(1e-5, 100.0), help="divides the cosines: smaller is sharper"
+    )
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Mean over positive pairs of log(1 + sum of exp over the negatives, relative to the positive)."""

@@ -60,5 +60,5 @@ class PotentialField(Method):
         return 2 * energy.sum() / len(batch.labels)
 
     def parameter_groups(self, default: ParameterGroup) -> list[ParameterGroup]:
-        """Proxies learn at their own rate, without weight decay: only their direction matters."""
-        return [{"params": default["params"], "lr": self.proxy_lr, "weight_decay": 0.0}]
+        """Proxies learn at their own rate; their weight decay is the protocol's."""
+        return [{**default, "lr": self.proxy_lr}]

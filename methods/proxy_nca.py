@@ -26,7 +26,9 @@ class ProxyNCA(ProxyMethod):
 
     name = "proxy_nca"
     paper = "movshovitz2017proxynca"
-    scale: float = hyper(3.0, low=1.0, high=10.0, scale="log", help="length r of embeddings and proxies")
+    scale: float = hyper(
+        3.0, low=1.0, high=10.0, scale="log", accepts=(0.1, 10.0), help="length r of embeddings and proxies"
+    )
     denominator: str = hyper(
         "others", choices=("others", "all"), help="proxies in the denominator: 'all' adds the own one"
     )

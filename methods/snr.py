@@ -34,9 +34,15 @@ class SNR(Method):
     name = "snr"
     paper = "yuan2019snr"
     by_default = False
-    pos_margin: float = hyper(0.0, low=0.0, high=0.6, help="distance down to which positives are pulled")
-    neg_margin: float = hyper(1.0, low=0.4, high=2.0, help="distance up to which negatives are pushed")
-    zero_mean: float = hyper(0.005, low=0.0, high=0.5, help="weight lambda of the zero-mean penalty")
+    pos_margin: float = hyper(
+        0.0, low=0.0, high=0.6, accepts=(0.0, 2.0), help="distance down to which positives are pulled"
+    )
+    neg_margin: float = hyper(
+        1.0, low=0.4, high=2.0, accepts=(0.0, 2.0), help="distance up to which negatives are pushed"
+    )
+    zero_mean: float = hyper(
+        0.005, low=0.0, high=0.5, accepts=(0.0, 1.0), help="weight lambda of the zero-mean penalty"
+    )
     features: str = hyper("raw", choices=("raw", "unit"), help="'unit': embeddings as the protocol normalises them")
 
     def loss(self, batch: Batch) -> Tensor:
@@ -48,8 +54,4 @@ class SNR(Method):
         positive, negative = pairs.pair_masks(batch.labels)
         pull = (d - self.pos_margin).clamp(min=0) * positive
         push = (self.neg_margin - d).clamp(min=0) * negative
-        return _mean_active(pull) + _mean_active(push) + self.zero_mean * x.sum(1).abs().mean()
-
-
-def _mean_active(terms: Tensor) -> Tensor:
-    return terms.sum() / (terms > 0).sum().clamp(min=1)
+        return pairs.active_mean(pull) + pairs.active_mean(push) + self.zero_mean * x.sum(1).abs().mean()

@@ -11,8 +11,8 @@ All vectors have unit length; K = 10, l = 20, g = 0.1, m = 0.01, t = 0.2. Distan
 sqrt(2 - 2 w.w' + 1e-5) and centres start uniform in +-(C K)^-1/2, both as in the authors' code.
 
 Different: nothing in the loss. Some libraries leave the merging penalty out by default, and one calls 1 / g
-gamma. Not reproduced: Adam's epsilon of 0.01, the decay of centres (here none; they learn at `proxy_lr`, the
-authors' 0.01) and the steps of the learning rate, which the protocol fixes. Not read: the paper's equation
+gamma. Not reproduced: Adam's epsilon of 0.01, the decay of centres (they learn at `proxy_lr`, the authors'
+0.01) and the steps of the learning rate, which the protocol fixes. Not read: the paper's equation
 numbers.
 """
 
@@ -35,9 +35,15 @@ class SoftTriple(ProxyMethod):
     paper = "qian2019softtriple"
     by_default = False
     centres: int = hyper(10, low=1, high=20, help="centres K of a class")
-    sharpness: float = hyper(20.0, low=2.0, high=200.0, scale="log", help="l, multiplies similarities to classes")
-    gamma: float = hyper(0.1, low=0.01, high=1.0, scale="log", help="g, temperature of the choice among centres")
-    margin: float = hyper(0.01, low=0.0, high=0.5, help="m, subtracted from the similarity to the own class")
+    sharpness: float = hyper(
+        20.0, low=2.0, high=200.0, scale="log", accepts=(0.01, 200.0), help="l, multiplies similarities to classes"
+    )
+    gamma: float = hyper(
+        0.1, low=0.01, high=1.0, scale="log", accepts=(0.01, 1e4), help="g, temperature of the choice among centres"
+    )
+    margin: float = hyper(
+        0.01, low=0.0, high=0.5, accepts=(0.0, 1.0), help="m, subtracted from the similarity to the own class"
+    )
     merging: float = hyper(0.2, low=0.0, high=2.0, help="t, weight of the distances between a class's centres")
 
     def initial(self, context: Context) -> Tensor:

@@ -5,7 +5,9 @@ but by less than the margin a (Schroff et al. 2015, equations 2 and 3, section 3
 
     L = 1/|T| sum_{(i,p,k) in T} [ d_ip - d_ik + a ],    T = { d_ip < d_ik <= d_ip + a }
 
-The window makes every chosen term positive, so this is also the mean over violating triplets.
+The window makes every chosen term positive, so this is also the mean over violating triplets. Without the
+window's lower end (`negatives = "all"`) T holds all triplets that violate the margin, the hardest too: the
+form of A Metric Learning Reality Check (Musgrave et al. 2020), whose search also tried margins below 0.
 
 Different from the paper: it squares the distances and takes a = 0.2; the default here is the plain
 Euclidean distance of unit vectors, in which benchmarks since then state their margins (`squared`
@@ -36,12 +38,18 @@ class Triplet(PairMethod):
     name = "triplet"
     paper = "schroff2015facenet"
     margin: float = hyper(
-        0.05, low=0.01, high=1.0, scale="log", help="how much farther a negative must be than a positive"
+        0.05,
+        low=0.01,
+        high=1.0,
+        scale="log",
+        accepts=(-0.2, 2.0),
+        help="how much farther a negative must be than a positive",
     )
+    negatives: str = hyper("semi_hard", choices=("semi_hard", "all"), help="'all': nearer than the positive too")
     squared: bool = hyper(False, help="squared Euclidean distances, as in the paper")
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean violation of the margin over all semi-hard triplets of the batch; 0 if there are none."""
+        """Mean violation of the margin over the chosen triplets of the batch; 0 if there are none."""
         d = pairs.squared_distances(batch.embeddings) if self.squared else pairs.distances(batch.embeddings)
         return self._mean_violation(d, *pairs.pair_masks(batch.labels))
 
@@ -51,6 +59,10 @@ class Triplet(PairMethod):
         return self._mean_violation(d, positive, negative)
 
     def _mean_violation(self, d: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        if self.negatives == "all":
+            anchor, near = positive.nonzero(as_tuple=True)
+            violation = hinge(d[anchor, near][:, None], d.index_select(0, anchor), self.margin)
+            return pairs.active_mean(violation * negative.index_select(0, anchor))
         anchor, near, far = miners.semi_hard(d, positive, negative, self.margin)
         violation = hinge(d[anchor, near][:, None], d.index_select(0, anchor), self.margin)
         return (violation * far).sum() / far.sum().clamp(min=1)

@@ -341,3 +341,10 @@ def test_embeddings_of_any_length_give_finite_gradients(name: str, length: float
     gradients = torch.autograd.grad(loss, [leaf, *built.parameters()], allow_unused=True, materialize_grads=True)
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", ["proxy_nca", "cosface", "soft_triple", "potential_field"])
+def test_proxies_learn_at_their_own_rate_with_the_protocols_decay(name: str) -> None:
+    built = toy.method(name, 5, 4, proxy_lr=0.3)
+    groups = built.parameter_groups({"params": list(built.parameters()), "lr": 1e-6, "weight_decay": 1e-4})
+    assert [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups] == [(1, 0.3, 1e-4)]
