@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from bench.errors import UsageError
-from bench.protocol import Optimizer, Protocol, Search
+from bench.protocol import Protocol, Search
 
 # Below these, a run or a search says nothing about a method, however small the share.
 LEAST_ITERATIONS = 100
@@ -71,7 +70,7 @@ def scaled(protocol: Protocol, share: float) -> Scaled:
         "iterations": after,
         "evaluate_every": _moved(protocol.budget.evaluate_every, before, after),
     }
-    content["optimizer"] |= _schedule(protocol.optimizer, before, after)
+    content["optimizer"] = protocol.optimizer.moved(before, after).model_dump(mode="json")
     content["seeds"] = list(protocol.seeds[: counts.least("seeds", len(protocol.seeds), LEAST_SEEDS)])
     if protocol.search is not None:
         content["search"] |= _search(protocol.search, counts)
@@ -105,15 +104,6 @@ def _nearest(number: float) -> int:
 def _moved(point: int, before: int, after: int) -> int:
     """A step of a run of `before` iterations in one of `after`; rounded up, so that evaluations do not multiply."""
     return max(1, -(-point * after // before))
-
-
-def _schedule(optimizer: Optimizer, before: int, after: int) -> dict[str, Any]:
-    """Points of the schedule; milestones that fall together become one, as they all come in one step."""
-    return {
-        "warmup": optimizer.warmup * after // before,
-        "trunk_rests": optimizer.trunk_rests * after // before,
-        "milestones": sorted({_moved(point, before, after) for point in optimizer.milestones}),
-    }
 
 
 def _search(search: Search, counts: _Counts) -> dict[str, int]:

@@ -186,12 +186,19 @@ def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, str, bool
         found, key = getattr(section, name), prefix + name
         if key in ("name", "summary", "datasets", "corrections", "departures"):
             continue
-        if isinstance(found, Section):
+        if name == "hyperparameters":
+            yield from ((f"{key}.{method}", _settings(values), False) for method, values in found.items())
+        elif isinstance(found, Section):
             if type(None) in get_args(field.annotation):
                 yield key, GIVEN, found == field.default
             yield from _leaves(found, f"{key}.")
         else:
             yield key, _protocol_value(key, found), found == field.default
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    shown = {name: f"{x:g}" if isinstance(x, float) else _protocol_value(name, x) for name, x in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in shown.items())
 
 
 def _protocol_value(key: str, found: Any) -> str:
@@ -222,7 +229,9 @@ def _on_datasets(protocol: Protocol) -> list[str]:
     def flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
         for name, found in values.items():
             key = prefix + name
-            if isinstance(found, dict) and name != "spaces":
+            if prefix == "hyperparameters.":
+                yield f"{key} {_settings(found)}"
+            elif isinstance(found, dict) and name != "spaces":
                 yield from flat(found, f"{key}.")
             else:
                 yield f"{key} {_protocol_value(key, found)}"
@@ -264,6 +273,8 @@ def _hyperparameter(key: str, declared: Hyperparameter) -> str:
     allowed = ", ".join(declared.choices)
     if not allowed and (declared.low is not None or declared.high is not None):
         allowed = f"[{'' if declared.low is None else declared.low}, {'' if declared.high is None else declared.high}]"
+    if declared.accepts is not None:
+        allowed += f"; may be set in [{declared.accepts[0]:g}, {declared.accepts[1]:g}]"
     return f"| {key} | {declared.default} | {allowed or '-'} | {declared.scale} | {declared.help} |"
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from bench import machine
 from bench.data.cache import ImageStore
 from bench.data.dataset import Dataset
-from bench.data.decode import DamagedImage, decode
+from bench.data.decode import DamagedImage, decode, resized
 from bench.evaluation import evaluate
 from bench.method import Method
 from bench.models.features import embed_images
@@ -31,6 +31,7 @@ from bench.plan import Plan
 from bench.protocol import Protocol
 from bench.record import Record
 from bench.store import Store
+from bench.training.checkpoint import spaced
 from bench.training.inputs import FeatureInputs, ImageInputs, Inputs
 from bench.training.learner import Learner
 from bench.training.parts import split_training_side
@@ -98,13 +99,50 @@ def work(protocol: Protocol, trains: bool, tested: bool = True) -> Work:
 
     One that is not tested is a trial of a search.
     """
-    points = -(-protocol.budget.iterations // protocol.budget.evaluate_every) if trains else 1
-    fits = 2 if protocol.selection.retrain else 1
+    points = _evaluations(protocol, trains)
+    fits = 1 + (_second_stage(protocol) if tested else 0)
     return Work(
-        steps=(fits if tested else 1) * protocol.budget.iterations if trains else 0,
+        steps=round(fits * protocol.budget.iterations) if trains else 0,
         validations=0 if protocol.folds is None else points,
-        tests=points if tested else 0,
+        tests=_kept_at_the_end(protocol, points) if tested else 0,
     )
+
+
+def _second_stage(protocol: Protocol) -> float:
+    """Length of the stage that trains anew, in lengths of the first: there are more images, by the share of a fold."""
+    selection, folds = protocol.selection, protocol.folds
+    if not selection.retrain or folds is None:
+        return 0.0
+    return 1.0 if selection.retrain_by == "iterations" else folds.count / (folds.count - 1)
+
+
+def weights_at_once(protocol: Protocol, trains: bool) -> int:
+    """Evaluations of a tested model whose weights lie on disk together, at most: a new one before an old one goes."""
+    points = _evaluations(protocol, trains)
+    return min(points, _most_kept(protocol, points) + 1)
+
+
+def _evaluations(protocol: Protocol, trains: bool) -> int:
+    return -(-protocol.budget.iterations // protocol.budget.evaluate_every) if trains else 1
+
+
+def _kept_at_the_end(protocol: Protocol, points: int) -> int:
+    """Evaluations whose weights a finished run has kept: by its length where that is fixed, else at most."""
+    if protocol.budget.patience is not None or protocol.selection.retrain:
+        return _most_kept(protocol, points)
+    numbers = set(spaced(points, protocol.selection.candidates)) | {points}
+    best = 0 if protocol.folds is None else 1
+    return min(points, len(numbers) + best)
+
+
+def _most_kept(protocol: Protocol, points: int) -> int:
+    """The most that are kept after any number of evaluations up to `points`.
+
+    The last one is among the candidates, or there is one candidate less; the best on validation classes comes on top.
+    """
+    most = protocol.selection.candidates
+    best = 0 if protocol.folds is None or protocol.selection.retrain else 1
+    return points if most is None else min(points, most + best)
 
 
 def estimate(plan: Plan, dataset: Dataset, workers: int, paces: Paces | None = None) -> Estimate:
@@ -134,7 +172,7 @@ def measured_paces(plan: Plan, dataset: Dataset) -> Paces:
     or train nothing, as it does; where there are none either, by a calibration.
     """
     trains = plan.trains()
-    kin = _kin(plan)
+    kin = _kin(plan).get((machine.cpu_model(), machine.gpu_name()), {})
     own = {name: _mean(paces) for name, paces in kin.items() if name in trains}
     groups = {kind: [pace for name, pace in own.items() if trains[name] == kind] for kind in (True, False)}
     guessed = [name for name in trains if name not in own and groups[trains[name]]]
@@ -157,13 +195,28 @@ def measured_paces(plan: Plan, dataset: Dataset) -> Paces:
     return Paces(methods, "; ".join(words), preparing)
 
 
-def _kin(plan: Plan) -> dict[str, list[Pace]]:
-    """Method -> paces of finished runs on this machine under protocols that cost the same a step."""
+def paces_elsewhere(plan: Plan) -> dict[str, Mapping[str, Pace]]:
+    """Device -> paces of the plan's methods there, by the runs of other machines in the results folder.
+
+    A method without a run there goes by the mean of the others; a device where none that trains was run is left out.
+    """
+    trains, here = plan.trains(), (machine.cpu_model(), machine.gpu_name())
+    found: dict[str, Mapping[str, Pace]] = {}
+    for (cpu, gpu), kin in sorted(_kin(plan).items(), key=str):
+        own = {name: _mean(paces) for name, paces in kin.items() if name in trains}
+        trained = [pace for name, pace in own.items() if trains[name]]
+        if (cpu, gpu) != here and trained:
+            found[gpu or cpu or "an unknown processor"] = {name: own.get(name, _mean(trained)) for name in trains}
+    return found
+
+
+def _kin(plan: Plan) -> dict[tuple[str | None, str | None], dict[str, list[Pace]]]:
+    """Machine (processor, GPU) -> method -> paces of its finished runs under protocols that cost the same a step."""
     wanted, same = _cost_key(plan.protocol), dict[str, bool]()
-    found: dict[str, list[Pace]] = {}
+    found: dict[tuple[str | None, str | None], dict[str, list[Pace]]] = {}
     for record in Store(plan.setting.results).records():
-        here = (record.environment.get("cpu"), record.environment.get("gpu"))
-        if record.state != "done" or here != (machine.cpu_model(), machine.gpu_name()) or not record.curves:
+        where = (record.environment.get("cpu"), record.environment.get("gpu"))
+        if record.state != "done" or not record.curves:
             continue
         spec = record.spec
         if spec.dataset_hash != plan.specs[0].dataset_hash:
@@ -171,7 +224,7 @@ def _kin(plan: Plan) -> dict[str, list[Pace]]:
         if spec.protocol_hash not in same:
             same[spec.protocol_hash] = _costs(record) == wanted
         if same[spec.protocol_hash]:
-            found.setdefault(spec.method, []).append(_pace(record))
+            found.setdefault(where, {}).setdefault(spec.method, []).append(_pace(record))
     return found
 
 
@@ -196,7 +249,7 @@ def _pace(record: Record) -> Pace:
     return Pace(
         step=fit / steps if steps else 0.0,
         validation=validation / points,
-        test=seconds.get("test", 0.0) / points,
+        test=seconds.get("test", 0.0) / record.counts.get("test_checkpoints", points),
         rest=max(0.0, seconds.get("train", 0.0) - fit - validation),
     )
 
@@ -250,7 +303,7 @@ class _Calibration:
             began = time.monotonic()
             for path in files:
                 try:
-                    decode(path, self.protocol.images.resize, form.channels)
+                    decode(path, self.protocol.images.resize, form.channels, self.protocol.images.fit)
                 except DamagedImage:
                     continue
             seconds += (time.monotonic() - began) / len(files) * images / machine.cores()
@@ -273,8 +326,8 @@ class _Calibration:
 
     def _images(self, count: int) -> ImageStore:
         """Grey noise in the shape of usual photographs, 4 : 3."""
-        height, channels = self.protocol.images.resize, trunk_input(self.protocol.trunk.name).channels
-        width = height * 4 // 3
+        images, channels = self.protocol.images, trunk_input(self.protocol.trunk.name).channels
+        width, height = resized(4, 3, images.resize, images.fit)
         pixels = np.random.default_rng(0).integers(0, 256, count * height * width * channels, dtype=np.uint8)
         return ImageStore(pixels, np.tile(np.array([[height, width]], dtype=np.int64), (count, 1)), channels)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import budget, machine, registry
+from bench import budget, hyperparameters, machine, registry
 from bench.data import catalog
 from bench.data.dataset import Dataset
 from bench.errors import UsageError
@@ -34,7 +34,8 @@ class Setting:
 class Plan:
     """The runs of one protocol on one data set.
 
-    `left_out` are notes on methods that are not among them, `notes` on what a share of the budget changed.
+    `left_out` are notes on methods that are not among them, `notes` on what a share of the budget changed and on the
+    hyper-parameters that the protocol sets.
     """
 
     protocol: Protocol
@@ -80,7 +81,8 @@ def make_plan(
     """Resolve names into specs; an empty `setting.protocol` means the data set's default.
 
     Raises:
-        UsageError: unknown method, data set or protocol, a wrong share of the budget, or weights that are missing.
+        UsageError: unknown method, data set or protocol, a wrong share of the budget, weights that are missing, or
+            hyper-parameters in the protocol that a method does not take.
         DataError: the data set is not there or damaged.
     """
     why = "as asked"
@@ -96,7 +98,10 @@ def make_plan(
             f"protocol '{protocol.name}' evaluates continuous labels (evaluation.graded), which data set "
             f"'{dataset.name}' does not have: choose another protocol or data set."
         )
+    hyperparameters.check(protocol, setting.include)
     chosen, left_out = _choose(dataset, methods, setting.include)
+    values = {method: hyperparameters.values_under(protocol, info.cls) for method, info in chosen.items()}
+    identities = {method: registry.identity(method, own, setting.include) for method, own in values.items()}
     folds: tuple[int | None, ...] = (None,) if protocol.folds is None else protocol.folds.use
     weights_hash = weights.content_hash(protocol.trunk.name, protocol.trunk.weights)[:12]
     specs = [
@@ -107,16 +112,17 @@ def make_plan(
             protocol_hash=protocol.hash,
             weights_hash=weights_hash,
             method=method,
-            method_hash=registry.identity(method, registry.defaults(info.cls), setting.include),
-            hyperparameters=registry.defaults(info.cls),
+            method_hash=identities[method],
+            hyperparameters=values[method],
             fold=fold,
             seed=seed,
         )
-        for method, info in chosen.items()
+        for method in chosen
         for fold in folds
         for seed in (seeds if seeds else protocol.seeds)
     ]
-    return Plan(protocol, setting, tuple(specs), why, left_out, share.notes)
+    notes = (*share.notes, *hyperparameters.notes(protocol, [info.cls for info in chosen.values()]))
+    return Plan(protocol, setting, tuple(specs), why, left_out, notes)
 
 
 def _choose(

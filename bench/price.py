@@ -10,9 +10,19 @@ from itertools import chain, repeat
 import numpy as np
 
 from bench.budget import scaled
+from bench.compute import operations
 from bench.data.dataset import Dataset
 from bench.data.decode import DamagedImage, opened, resized
-from bench.estimate import Estimate, Paces, estimate, makespan, measured_paces, work
+from bench.estimate import (
+    Estimate,
+    Paces,
+    estimate,
+    makespan,
+    measured_paces,
+    paces_elsewhere,
+    weights_at_once,
+    work,
+)
 from bench.method import Method
 from bench.models.trunks import trunk_dim, trunk_input
 from bench.plan import Plan
@@ -69,6 +79,8 @@ class Price:
     """A study's price; images are at most that many, as a run may end before its last iteration.
 
     `left` is the time of what has no record yet; of a search it is the whole, as finished trials are not looked up.
+    `elsewhere` are other devices that the results folder has runs of, with the seconds of all models there one by one.
+    `operations` are those of trunk and embedder: the time on a device that was never measured follows from them.
     """
 
     folds: int
@@ -77,7 +89,9 @@ class Price:
     groups: tuple[Group, ...]
     training_images: int
     evaluated_images: int
+    operations: int
     seconds: float
+    elsewhere: tuple[tuple[str, float], ...]
     left: Estimate
     disk: Disk
     smaller: tuple[Smaller, ...]
@@ -115,7 +129,12 @@ def price(plan: Plan, dataset: Dataset, workers: int, seeds: Sequence[int] | Non
         groups=found,
         training_images=training,
         evaluated_images=evaluated,
+        operations=_operations(plan, dataset, training, evaluated),
         seconds=seconds,
+        elsewhere=tuple(
+            (device, _seconds(protocol, found, Paces(there, "its runs"), 1))
+            for device, there in paces_elsewhere(plan).items()
+        ),
         left=Estimate(seconds, paces.basis) if tune else estimate(plan, dataset, workers, paces),
         disk=_disk(plan, dataset, found, workers),
         smaller=tuple(_smaller(full, share, methods, seeds, tune, paces, workers) for share in shares),
@@ -181,6 +200,12 @@ def _images(protocol: Protocol, dataset: Dataset, found: Sequence[Group]) -> tup
     return round(training), round(evaluated)
 
 
+def _operations(plan: Plan, dataset: Dataset, training: int, evaluated: int) -> int:
+    each = operations(plan.protocol)
+    embedded = len(dataset.labels) * len(set(plan.descriptors()))
+    return training * each.step + evaluated * each.evaluation + embedded * each.preparing
+
+
 def _seconds(protocol: Protocol, found: Sequence[Group], paces: Paces, workers: int) -> float:
     """Wall-clock time of a whole study of which nothing is there yet."""
     durations = (
@@ -214,18 +239,19 @@ def _smaller(
 def _disk(plan: Plan, dataset: Dataset, found: Sequence[Group], workers: int) -> Disk:
     protocol, sides = plan.protocol, dataset.split
     weights = _weights(protocol)
-    tested, asked = sum(group.models for group in found if group.tested), work(protocol, True)
+    tested = sum(group.models for group in found if group.tested)
     side = min(THUMBNAIL, protocol.images.resize)
     examples = EXAMPLE_QUERIES * (1 + EXAMPLE_NEIGHBOURS) * side**2 * 3
     embeddings = len(sides.test) * (protocol.embedding.size * FLOAT + INT)
     queries = len(sides.query) * (INT * (1 + STORED_NEIGHBOURS) + FLOAT + 1)
-    fits = 2 if protocol.selection.retrain else 1
+    fits, resumed = 2 if protocol.selection.retrain else 1, 1 + _moments(protocol)
+    searched = min(workers, sum(group.models for group in found) - tested) * resumed
+    finished = min(workers, tested) * (fits * resumed + weights_at_once(protocol, True))
     return Disk(
         results=tested * (weights + embeddings + queries + examples),
-        working=min(workers, sum(group.models for group in found))
-        * fits * weights * (asked.tests + 1 + _moments(protocol)),
+        working=max(searched, finished) * weights,
         caches=_caches(plan, dataset),
-    )  # fmt: skip
+    )
 
 
 def _weights(protocol: Protocol) -> int:
@@ -250,7 +276,7 @@ def _caches(plan: Plan, dataset: Dataset) -> int:
         for path in dataset.images[:: max(1, images // SAMPLED_HEADERS)]:
             try:
                 with opened(path) as image:
-                    width, height = resized(*image.size, protocol.images.resize)
+                    width, height = resized(*image.size, protocol.images.resize, protocol.images.fit)
             except DamagedImage:
                 continue
             areas.append(width * height)

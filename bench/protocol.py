@@ -17,6 +17,7 @@ from bench.protocol_sections import (
     Clustering,
     Embedding,
     Evaluation,
+    Fit,
     Folds,
     Fraction,
     Graded,
@@ -42,6 +43,7 @@ __all__ = [
     "Clustering",
     "Embedding",
     "Evaluation",
+    "Fit",
     "Folds",
     "Graded",
     "Group",
@@ -85,6 +87,9 @@ class Protocol(Section):
     search: Search | None = added(None, description="how `bench tune` chooses hyper-parameters")
     ensemble: bool = added(False, description="also evaluate the folds' embeddings side by side")
     budget_share: Fraction = added(1.0, description="below 1: the protocol scaled down, and marked so")
+    hyperparameters: dict[str, dict[str, float | int | bool | str]] = added(
+        {}, description="of single methods, instead of their defaults; a method inside another one keeps its own"
+    )
     datasets: dict[str, dict[str, Any]] = added({}, description="keys that have other values on a data set")
     corrections: tuple[str, ...] = added((), description="slips of the original that are not repeated")
     departures: tuple[str, ...] = added((), description="what differs from the original, and why")
@@ -104,6 +109,16 @@ class Protocol(Section):
             raise ValueError(f"selection.metric is '{self.selection.metric}'; allowed: {allowed}")
         if self.budget.evaluate_every > self.budget.iterations:
             raise ValueError("budget.evaluate_every is larger than budget.iterations: no checkpoint would be kept")
+        spaces = {} if self.search is None else self.search.spaces
+        both = [
+            f"{name}.{key}"
+            for name, given in self.hyperparameters.items()
+            for key in given.keys() & spaces.get(name, {})
+        ]
+        if both:
+            raise ValueError(
+                f"hyperparameters gives what search.spaces searches: {', '.join(sorted(both))}; name it in only one"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be distinct and not empty, found {list(self.seeds)}")
         if self.batch.per_class == 1 and self.batch.classes == 1:
@@ -118,11 +133,20 @@ class Protocol(Section):
             content.pop(name, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-    def lasting(self, iterations: int) -> Protocol:
-        """The same protocol with another number of iterations."""
-        every = min(self.budget.evaluate_every, iterations)
-        budget = self.budget.model_copy(update={"iterations": iterations, "evaluate_every": every})
-        return self.model_copy(update={"budget": budget})
+    def lasting(self, iterations: int, images: int = 1, of: int = 1) -> Protocol:
+        """The same protocol for the stage that trains anew: as long as `iterations` on `of` images took.
+
+        Under `selection.retrain_by` 'epochs' that is as many passes over `images`, and whatever the protocol counts in
+        iterations grows with them.
+        """
+        budget, optimizer = self.budget, self.optimizer
+        changes = {"iterations": iterations, "evaluate_every": budget.evaluate_every}
+        if self.selection.retrain_by == "epochs":
+            counts = {**changes, "epoch": budget.epoch}
+            changes = {key: max(1, round(count * images / of)) for key, count in counts.items()}
+            optimizer = optimizer.moved(of, images)
+        changes["evaluate_every"] = min(changes["evaluate_every"], changes["iterations"])
+        return self.model_copy(update={"budget": budget.model_copy(update=changes), "optimizer": optimizer})
 
     def on(self, dataset: str) -> Protocol:
         """The protocol as it holds on a data set: with the values that `datasets` names for it.

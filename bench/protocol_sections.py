@@ -12,6 +12,7 @@ from bench.models.catalog import TRUNKS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Fit = Literal["crop", "stretch"]
 
 
 def added(default: Any, **constraints: Any) -> Any:
@@ -62,10 +63,22 @@ class Trunk(Section):
 
 
 class Embedding(Section):
-    """Size of the embedding and whether it is L2-normalised."""
+    """Size of the embedding, whether it is L2-normalised, and how the linear layers that make it start."""
 
     size: Positive
     normalize: bool = True
+    init: Literal["pytorch", "kaiming_normal", "xavier_uniform"] = added(
+        "pytorch",
+        description="start of the embedder's linear layers; all but PyTorch's own with zero bias, kaiming_normal by "
+        "fan_out for a ReLU",
+    )
+    gain: Annotated[float, Field(gt=0)] = added(1.0, description="of xavier_uniform: what its bound is multiplied with")
+
+    @model_validator(mode="after")
+    def _gain_has_use(self) -> Embedding:
+        if self.gain != 1 and self.init != "xavier_uniform":
+            raise ValueError(f"gain {self.gain:g} belongs to init 'xavier_uniform', found '{self.init}': leave it out")
+        return self
 
 
 class TrainImages(Section):
@@ -75,6 +88,7 @@ class TrainImages(Section):
     crop_area: tuple[Fraction, Fraction] = Field(description="share of the image area that a crop covers")
     crop_aspect: tuple[float, float] = (0.75, 4 / 3)
     flip: Fraction = Field(default=0.5, description="probability of a horizontal flip")
+    whole: Fraction = added(0.0, description="probability that the crop is the whole image")
 
     @field_validator("crop_area", "crop_aspect")
     @classmethod
@@ -87,9 +101,14 @@ class TrainImages(Section):
 class Images(Section):
     """How an image becomes the trunk's input."""
 
-    resize: Positive = Field(description="shorter side of the decoded image, pixels")
-    crop: Positive = Field(description="side of the centre crop at evaluation, pixels")
+    resize: Positive = Field(description="shorter side of the decoded image, pixels; both sides where it is stretched")
+    crop: Positive = Field(description="side of the input at evaluation, pixels")
     train: TrainImages | None = Field(default=None, description="omitted: the evaluation crop (frozen trunk)")
+    fit: Fit = added(
+        "crop",
+        description="crop: images keep their shape and evaluation sees the centre square; stretch: they are decoded to "
+        "a square, and evaluation sees all of it",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Images:
@@ -103,7 +122,7 @@ class Shape(Section):
 
     classes: Positive
     per_class: Positive
-    sampler: Literal["passes", "uniform", "with_replacement", "groups", "shuffled"] = added(
+    sampler: Literal["passes", "uniform", "with_replacement", "groups", "chunks", "shuffled"] = added(
         "passes", description="how classes and images are drawn; a method may bring batches of its own instead"
     )
 
@@ -148,16 +167,24 @@ class Optimizer(Section):
     trunk: Group
     embedder: Group
     method: Group
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    schedule: Literal["constant", "cosine", "steps", "inverse"] = "constant"
     warmup: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     clip_value: Annotated[float, Field(gt=0)] | None = added(None, description="largest size of a gradient's entry")
     milestones: tuple[Positive, ...] = added((), description="iterations after which a 'steps' schedule multiplies")
     factor: Annotated[float, Field(gt=0, lt=1)] | None = added(None, description="what it multiplies the rates by")
     trunk_rests: Annotated[int, Field(ge=0)] = added(0, description="first iterations in which the trunk stays fixed")
+    epsilon: Annotated[float, Field(gt=0)] | None = added(
+        None, description="added to the root of squared gradients that a step is divided by; null: PyTorch's"
+    )
+    decay: Annotated[float, Field(gt=0)] | None = added(
+        None, description="d of an 'inverse' schedule: after t iterations the rates are divided by 1 + d t"
+    )
 
     @model_validator(mode="after")
     def _steps(self) -> Optimizer:
+        if (self.schedule == "inverse") != (self.decay is not None):
+            raise ValueError("schedule 'inverse' needs 'decay', and no other schedule has it")
         if (self.schedule == "steps") != bool(self.milestones and self.factor):
             raise ValueError("schedule 'steps' needs 'milestones' and 'factor', and no other schedule has them")
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -171,6 +198,26 @@ class Optimizer(Section):
         if momentum and name in ("adamw", "adam"):
             raise ValueError(f"found {momentum}; {name} takes none: 0 is allowed, or optimizer.name sgd or rmsprop")
         return momentum
+
+    @field_validator("epsilon")
+    @classmethod
+    def _has_epsilon(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
+        if epsilon is not None and info.data.get("name") == "sgd":
+            raise ValueError(f"found {epsilon:g}; sgd takes none: null is allowed, or optimizer.name adam or rmsprop")
+        return epsilon
+
+    def moved(self, before: int, after: int) -> Optimizer:
+        """The same schedule where `before` iterations become `after`: its points move with them.
+
+        Milestones that fall together become one, as they all come in one step.
+        """
+        changes: dict[str, Any] = {
+            "warmup": self.warmup * after // before,
+            "trunk_rests": self.trunk_rests * after // before,
+            "milestones": tuple(sorted({-(-point * after // before) for point in self.milestones})),
+            "decay": None if self.decay is None else self.decay * before / after,
+        }
+        return self.model_copy(update=changes)
 
 
 class Budget(Section):
@@ -216,6 +263,18 @@ class Selection(Section):
     metric: str = "map_at_r"
     split: Literal["validation", "last", "test"] = "validation"
     retrain: bool = added(False, description="train anew on all training classes, for as long as the best took")
+    candidates: Positive | None = added(
+        None, description="evenly spaced checkpoints that the best on the test side is looked for among; null: all"
+    )
+    retrain_by: Literal["iterations", "epochs"] = added(
+        "iterations", description="what is as many; epochs: iterations, and the schedule's points, grow with the images"
+    )
+
+    @model_validator(mode="after")
+    def _retrains(self) -> Selection:
+        if self.retrain_by != "iterations" and not self.retrain:
+            raise ValueError(f"retrain_by '{self.retrain_by}' needs 'retrain: true': there is no second stage")
+        return self
 
 
 def _distinct_ranks(ks: tuple[int, ...]) -> tuple[int, ...]:

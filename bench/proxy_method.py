@@ -14,7 +14,7 @@ class ProxyMethod(Method):
 
     needs_pairs = False
     proxy_lr: float = hyper(
-        0.01, low=1e-4, high=1.0, scale="log", accepts=(1e-6, 1e3), help="learning rate of the proxies"
+        0.01, low=1e-4, high=1.0, scale="log", accepts=(1e-6, 1e4), help="learning rate of the proxies"
     )
 
     def build(self, context: Context) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +82,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """What the embeddings of several fold models side by side reached."""
+
+    dimensions: int
+    measured: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A published row beside a measured cell.
 
@@ -97,12 +105,14 @@ class Comparison:
     differences: tuple[str, ...]
 
 
+CONCATENATED = "reality_check_512"  # rows of four fold models side by side
+
 # The study of Musgrave et al. lists the loss with and without its miner as two methods.
 _WITHOUT_MINER = ("multi_similarity", "musgrave2020mlrc")
 
 _SAME_METRIC = {"precision_at_1": "recall_at_1"}
 _CLUSTERING = ("nmi", "ami", "f1")
-_SELECTIONS = {"reality_check_128": "validation", "reality_check_512": "validation", "roth2020": "test"}
+_SELECTIONS = {"reality_check_128": "validation", CONCATENATED: "validation", "roth2020": "test"}
 _SOURCES = {
     "figure_digitised": "read from a figure",
     "leaderboard": "from a leaderboard, unchecked",
@@ -150,19 +160,26 @@ def compare(
     paper: str | None,
     measured: Mapping[str, Interval],
     setting: Setting,
+    joined: Joined | None = None,
 ) -> list[Comparison]:
-    """Every published row of a method on a data set beside what was measured (metric name -> interval)."""
+    """Every published row of a method on a data set beside what was measured (metric name -> interval).
+
+    Rows of concatenated models stand beside `joined`, where there is such an ensemble.
+    """
     found = []
-    for row, caveat in _rows_of(published, dataset, method, paper):
+    for row, caveat in rows_of(published, dataset, method, paper):
         reasons = [caveat] if caveat else []
-        blocked = _not_comparable(row)
-        cell = measured.get(_SAME_METRIC.get(row.metric, row.metric))
+        ensemble = joined if row.protocol == CONCATENATED else None
+        blocked = _not_comparable(row) if ensemble is None else None
+        values = measured if ensemble is None else ensemble.measured
+        cell = values.get(_SAME_METRIC.get(row.metric, row.metric))
         if cell is None:
             found.append(Comparison(row, None, "not measured", None, None, tuple(reasons)))
         elif blocked:
             found.append(Comparison(row, cell, "not comparable", None, None, (blocked, *reasons)))
         else:
-            reasons += _differences(row, setting)
+            size = setting.embedding_size if ensemble is None else ensemble.dimensions
+            reasons += _differences(row, replace(setting, embedding_size=size))
             tolerance = max(TOLERANCE, cell.half_width or 0.0, row.spread or 0.0)
             difference = cell.mean - row.value
             found.append(Comparison(row, cell, _verdict(difference, tolerance), difference, tolerance, tuple(reasons)))
@@ -176,7 +193,7 @@ def _verdict(difference: float, tolerance: float) -> Verdict:
     return "lower" if difference < 0 else "higher"
 
 
-def _rows_of(published: Published, dataset: str, method: str, paper: str | None) -> list[tuple[PublishedRow, str]]:
+def rows_of(published: Published, dataset: str, method: str, paper: str | None) -> list[tuple[PublishedRow, str]]:
     """Rows of a method with their caveats: by the alias table, else by name, else by the paper's only method."""
     rows = published.of(dataset)
     aliases = ALIASES.get(method)
@@ -196,7 +213,7 @@ def _rows_of(published: Published, dataset: str, method: str, paper: str | None)
 def _not_comparable(row: PublishedRow) -> str | None:
     if row.protocol == "oml_zoo" and row.dataset in ("cub200", "cars196"):
         return "another split: all classes on both sides (closed set)"
-    if row.protocol == "reality_check_512":
+    if row.protocol == CONCATENATED:
         return "four models concatenated, one model here"
     return None
 

@@ -102,8 +102,9 @@ class Record(_Frozen):
     `metrics` maps 'last' | 'best_validation' | 'best_test' to metric name -> value (fractions in
     [0, 1]); 'best_test' is optimistic. All are of the test side, but those of a trial of a search (`spec.tuning`),
     which has 'best_validation' alone, of the validation classes. `steps` gives the step of each of them. `counts` holds
-    images_seen, forward_images, extra_forward_images, steps, test_queries, lone_queries, and
-    drawn_queries (queries of one draw) where there are drawn galleries.
+    images_seen, forward_images, extra_forward_images, steps, test_queries, lone_queries,
+    test_checkpoints (evaluations that 'best_test' was looked for among), and drawn_queries (queries of one draw) where
+    there are drawn galleries.
     `artefacts` names the files beside the record.
     """
 

@@ -72,22 +72,26 @@ def _execute(
     draft.describe_dataset(dataset, protocol, validation)
     del dataset  # nothing that training code can reach leads to the test classes
 
-    def fit(rules: Protocol, part: Part, held_out: Part | None, folder: Path) -> tuple[Learner, Progress]:
+    def fit(
+        rules: Protocol, part: Part, held_out: Part | None, folder: Path, keep: bool = True
+    ) -> tuple[Learner, Progress]:
         method = info.cls(**spec.hyperparameters)
         draft.describe_method(method, info.path)
         streams, make_trunk = Streams(spec.seed), trunk_builder(rules, info.cls.descriptors)
         learner = build_learner(rules, method, make_trunk, trunk_dim, part, streams, device)
         draft.describe_learner(learner)
         judged = None if held_out is None else (PartInputs(side, held_out.positions), held_out)
-        training = Training(learner, PartInputs(side, part.positions), part, judged, streams, folder, report, stop)
-        return learner, training.fit()
+        inputs = PartInputs(side, part.positions)
+        return learner, Training(learner, inputs, part, judged, streams, folder, report, stop, keep).fit()
 
     with seal.sealed(f"run {spec.run_id} is training"), draft.phase("train"):
-        learner, progress = fit(protocol, part, validation, work)
+        only_judged = spec.tuning or (protocol.selection.retrain and info.cls.trains)  # nobody looks at its weights
+        learner, progress = fit(protocol, part, validation, work, keep=not only_judged)
         draft.describe_training(progress)
         if protocol.selection.retrain and progress.best_step and not spec.tuning:
             work = work / "retrained"
-            learner, progress = fit(protocol.lasting(progress.best_step), whole, None, work)
+            longer = protocol.lasting(progress.best_step, len(whole.labels), len(part.labels))
+            learner, progress = fit(longer, whole, None, work)
             draft.describe_training(progress)
             validation = None
         choice = _write_choice(work, progress, protocol, validation)

@@ -1,4 +1,4 @@
-"""After unsealing: every kept checkpoint on the test side, in full for those that count."""
+"""After unsealing: all kept checkpoints on the test side, in full those that count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def evaluate_kept(
 ) -> None:
     """Fill the draft's test curve, its metrics for last / best on validation / best on test, and artefacts.
 
-    The best on test is found by looking at the test side: optimistic, and only there to measure the gap.
+    The best on test is found by looking at the test side: optimistic, and only there to measure the gap. It is looked
+    for among the evaluations whose weights were kept; the others have no point in the test curve.
     """
     protocol = learner.protocol
     inputs, _ = open_side(dataset, "test", protocol, learner.device, learner.method.descriptors)
@@ -45,22 +46,26 @@ def evaluate_kept(
     query = None if dataset.split.gallery is None else np.arange(len(rows)) < len(dataset.split.query)
     metric, best, best_step = protocol.selection.metric, float("-inf"), 0
     kept: dict[int, NDArray[np.float32]] = {}
-    for done, point in enumerate(draft.curves, start=1):
-        learner.load_weights(checkpoint.kept(work / "kept", point.step))
+    folder, chosen = work / "kept", set(choice.values())
+    places = _kept_places(draft, folder, chosen)
+    for done, place in enumerate(places, start=1):
+        point = draft.curves[place]
+        learner.load_weights(checkpoint.kept(folder, point.step))
         _, embeddings = learner.embed(inputs, len(rows))
         ks, graded = protocol.evaluation.recall_at, protocol.evaluation.graded
         scores = evaluate(embeddings, labels, query=query, ks=ks, targets=targets, graded=graded).metrics
-        draft.curves[done - 1] = point.model_copy(update={"test": scores})
+        draft.curves[place] = point.model_copy(update={"test": scores})
         if scores[metric] > best:
-            if best_step not in choice.values():
+            if best_step not in chosen:
                 kept.pop(best_step, None)
             best, best_step = scores[metric], point.step
             kept[point.step] = embeddings
-        if point.step in choice.values():
+        if point.step in chosen:
             kept[point.step] = embeddings
-        report("test", done, len(draft.curves))
+        report("test", done, len(places))
 
     draft.steps = {**choice, "best_test": best_step}
+    draft.counts["test_checkpoints"] = len(places)
     full: dict[int, Evaluation] = {}
     for name, step in draft.steps.items():
         if step not in full:
@@ -69,11 +74,21 @@ def evaluate_kept(
     headline = draft.steps[headline_name(protocol.selection.split)]
     found = full[headline].counts
     draft.counts |= {"test_queries": found["queries"]} | {k: n for k, n in found.items() if k != "queries"}
-    images = open_images(dataset, "test", protocol.images.resize, trunk_input(protocol.trunk.name).channels)
+    channels = trunk_input(protocol.trunk.name).channels
+    images = open_images(dataset, "test", protocol.images.resize, channels, fit=protocol.images.fit)
     _write_artefacts(draft, dataset, work, kept[headline], full[headline], images, query)
     draft.artefacts["weights"] = "weights.safetensors"
-    source = work / "kept" / f"step-{headline:08d}.safetensors"
+    source = checkpoint.weights_file(folder, headline)
     (work / "artefacts" / "weights.safetensors").write_bytes(source.read_bytes())
+
+
+def _kept_places(draft: Draft, folder: Path, chosen: set[int]) -> list[int]:
+    """Places in the curve of the evaluations to look at; one of those that were chosen must not be missing."""
+    return [
+        place
+        for place, point in enumerate(draft.curves)
+        if point.step in chosen or checkpoint.weights_file(folder, point.step).is_file()
+    ]
 
 
 def _evaluate_fully(

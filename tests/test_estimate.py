@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
@@ -16,7 +18,7 @@ from bench import machine
 from bench.budget import scaled
 from bench.data.cache import prepare_images
 from bench.errors import UsageError
-from bench.estimate import Pace, Paces, estimate, makespan, measured_paces, work
+from bench.estimate import Pace, Paces, estimate, makespan, measured_paces, paces_elsewhere, weights_at_once, work
 from bench.plan import Plan, Setting, make_plan, open_dataset
 from bench.price import groups, half_width, price
 from bench.run import run
@@ -112,6 +114,21 @@ def test_runs_elsewhere_or_of_other_costs_are_no_kin(study, tiny, tmp_path):
     assert 0 < pace.validation < pace.test
 
 
+def test_runs_of_other_devices_tell_the_pace_there(study):
+    made = study(["margin", "triplet", "untrained"])
+    made.finish("margin", spent(100, 4, 8))
+    made.finish("margin", spent(400, 8, 16), cpu="another processor")
+    made.finish("untrained", spent(0, 1, 1), cpu="a third one")  # of no use: nothing was trained there
+    found = paces_elsewhere(made.plan)
+    assert list(found) == ["another processor"]
+    assert found["another processor"] == dict.fromkeys(
+        ("margin", "triplet", "untrained"), Pace(step=0.4, validation=2, test=4, rest=1)
+    )
+    cost = price(made.plan, made.dataset, 2)
+    runs, seeds = [400 + 8 + 16 + 1, 400 + 8 + 16 + 1, 2 + 4 + 1], len(made.plan.protocol.seeds)
+    assert cost.elsewhere == (("another processor", pytest.approx(seeds * sum(runs))),)
+
+
 def test_free_workers_take_the_next_run():
     assert makespan([5, 4, 3, 3, 3], 2) == 10  # 5 + 3 and 4 + 3 + 3
     assert makespan([5, 4, 3], 9) == 5
@@ -126,6 +143,51 @@ def test_work_counts_both_fits_of_a_retrained_run_and_spares_trials_the_test_sid
     assert dataclasses.astuple(work(plain, True, tested=False)) == (400, 3, 0)
     assert dataclasses.astuple(work(plain, False)) == (0, 1, 1)
     assert work(builders.protocol(folds=None, selection={"split": "last"}), True).validations == 0
+
+
+def kept(evaluations: int, candidates: int, best: int | None) -> set[int]:
+    """Evaluations whose weights are there at the end of a run of that many."""
+    stride = 1
+    while evaluations / stride > candidates:
+        stride *= 2
+    found = {number for number in range(1, evaluations + 1) if number % stride == 0} | {evaluations}
+    return found if best is None else found | {best}
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.sampled_from(["fixed", "patience", "retrain"]))
+def test_tests_and_weights_on_disk_are_those_of_the_worst_run(
+    points: int, candidates: int, folded: bool, length: str
+) -> None:
+    split = "last" if length == "retrain" or not folded else "validation"
+    protocol = builders.protocol(
+        budget={"iterations": 10 * points, "evaluate_every": 10, "epoch": 10}
+        | ({"patience": 2} if length == "patience" else {}),
+        folds={"count": 4} if folded or length == "retrain" else None,
+        selection={"split": split, "candidates": candidates, "retrain": length == "retrain"},
+    )
+    judged = folded and length != "retrain"
+    lengths = {n: [kept(n, candidates, best if judged else None) for best in range(1, n + 1)] for n in range(1, 41)}
+    sizes = {n: max(map(len, found)) for n, found in lengths.items()}
+    found, at_once = work(protocol, True).tests, weights_at_once(protocol, True)
+    longest = max(sizes[n] for n in range(1, points + 1))
+    if length == "fixed":
+        assert found == sizes[points]
+    else:
+        assert longest <= found <= candidates + judged
+        assert found == longest or points < 2 * candidates
+    assert at_once == min(points, max(longest, min(points, candidates + judged)) + 1)
+    assert work(protocol, True, tested=False).tests == 0
+
+
+def test_a_test_side_evaluation_costs_what_those_that_were_made_cost(study):
+    made = study(["margin"], selection={"candidates": 2})
+    made.finish("margin", spent(100, 4, 9))  # of a record that does not say: all 4 evaluations
+    assert made.paces().methods["margin"].test == 9 / 4
+    spec = made.plan.specs[0]
+    record = Store(made.setting.results).load(spec)
+    other = record.model_copy(update={"spec": made.plan.specs[1], "run_id": made.plan.specs[1].run_id})
+    Store(made.setting.results).write(other.model_copy(update={"counts": {**record.counts, "test_checkpoints": 3}}))
+    assert made.paces().methods["margin"].test == pytest.approx((9 / 4 + 9 / 3) / 2)
 
 
 def test_a_study_counts_methods_folds_trials_and_reproductions(study):
@@ -183,6 +245,22 @@ def test_the_disk_that_is_priced_is_the_disk_that_a_run_takes(tiny, tmp_path):
     weights = next((tmp_path / "results").rglob("weights.safetensors")).stat().st_size
     assert cost.disk.working == pytest.approx((2 + 1 + 2) * weights, rel=0.02)
     assert cost.disk.caches == 0
+
+
+def test_checkpoints_that_are_thrown_away_are_not_priced(tiny, tmp_path):
+    changes: dict[str, Any] = {"budget": {"iterations": 20, "evaluate_every": 1}, "search": SEARCH, "seeds": [0]}
+    prices = {}
+    for candidates in (None, 3):
+        made = Study(tiny(selection={"candidates": candidates}, **changes), tmp_path, ["contrastive"])
+        made.finish("contrastive", spent(10, 1, 1))
+        prices[candidates] = [price(made.plan, made.dataset, 1, tune=tune) for tune in (False, True)]
+    test = made.dataset.manifest.test_images
+    for whole, few, models in zip(prices[None], prices[3], (1, 6), strict=True):
+        assert whole.evaluated_images - few.evaluated_images == models * (20 - 4) * test  # 8, 16, the last, the best
+        weights = whole.disk.working / (20 + 1 + 2)
+        assert few.disk.working == pytest.approx((4 + 1 + 1 + 2) * weights)
+    at_once = price(made.plan, made.dataset, 100, tune=True)  # 20 trials, and then 6 reproductions
+    assert at_once.disk.working == pytest.approx(max(6 * (4 + 1 + 1 + 2), 20 * (1 + 2)) * weights)
 
 
 def test_scaled_protocols_keep_the_shares_of_work():

@@ -92,6 +92,18 @@ def test_another_split_or_an_ensemble_is_not_comparable_even_if_equal() -> None:
         assert found.differences
 
 
+def test_concatenated_models_stand_beside_an_ensemble_of_the_same_size() -> None:
+    row = replace(ROW, protocol="reality_check_512", embedding_dim=512, value=0.85)
+    single, rows = {"recall_at_1": Interval(0.70, 0.001, 5)}, Published((row, ROW), {"p": "P"})
+    for dimensions, said in ((512, ()), (256, ("embedding of 512, here 256",))):
+        ensemble = published.Joined(dimensions, {"recall_at_1": Interval(0.851, 0.001, 5)})
+        four, one_model = compare(
+            rows, "cars196", "margin", None, single, replace(SETTING, selection="validation"), ensemble
+        )
+        assert (four.verdict, four.measured, four.differences) == ("reproduced", Interval(0.851, 0.001, 5), said)
+        assert (one_model.verdict, one_model.measured) == ("lower", Interval(0.70, 0.001, 5))
+
+
 def test_precision_at_1_is_recall_at_1_and_other_metrics_are_not_measured() -> None:
     assert one(replace(ROW, metric="precision_at_1"), Interval(0.80, 0.001, 5)).verdict == "reproduced"
     assert one(replace(ROW, metric="recall_at_16"), Interval(0.80, 0.001, 5)).verdict == "not measured"

@@ -279,6 +279,22 @@ def test_later_trials_learn_from_the_scores_and_depend_on_nothing_else(tiny):
     assert propose(Mixed, space, 3, 0, history) == propose(Mixed, space, 3, 0, [])
 
 
+def test_a_method_may_accept_more_than_is_searched_unless_a_protocol_asks_for_it(tiny):
+    class Wide(Method):
+        name = "wide"
+        rate: float = hyper(0.1, low=0.01, high=1.0, accepts=(-5.0, 10.0), help="")
+
+    assert [Wide(rate=value).values()["rate"] for value in (-5.0, 10.0)] == [-5.0, 10.0]
+    with pytest.raises(UsageError, match=r"'rate' must lie in \[-5, 10\], found 10.5"):
+        Wide(rate=10.5)
+    declared = space_of(Wide, protocol_with(tiny))["rate"]
+    assert (declared.low, declared.high) == (0.01, 1.0)
+    asked = space_of(Wide, protocol_with(tiny, wide={"rate": {"low": -5.0, "high": 10.0}}))["rate"]
+    assert (asked.low, asked.high) == (-5.0, 10.0)
+    with pytest.raises(UsageError, match=r"rate: 11 lies outside \[-5, 10\]"):
+        space_of(Wide, protocol_with(tiny, wide={"rate": {"low": 0.1, "high": 11.0}}))
+
+
 def test_the_protocols_space_replaces_the_declared_one(tiny):
     spaces = {"real": {"low": 0.2, "high": 0.3}, "flag": {"choices": [True, False]}, "half": {"choices": [1, 2]}}
     space = space_of(Mixed, protocol_with(tiny, mixed=spaces))

@@ -78,7 +78,8 @@ def _protocols(include: Sequence[Path]) -> list[dict[str, Any]]:
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         rows.append({"name": name, "summary": protocol.summary, "hash": protocol.hash, "source": str(shown),
                      "trunk": protocol.trunk.name, "seeds": list(protocol.seeds),
-                     "datasets": list(protocol.datasets), "corrections": list(protocol.corrections),
+                     "hyperparameters": protocol.hyperparameters, "datasets": list(protocol.datasets),
+                     "corrections": list(protocol.corrections),
                      "departures": list(protocol.departures)})  # fmt: skip
     return rows
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.price import Price
 
-ELSEWHERE = "not measured: run the same command there"
 
 EPILOG = """\
 Nothing is trained. Times rest on finished runs of the same kind under --results, also of a smaller budget or of other
@@ -91,13 +90,17 @@ def _print_price(todo: Plan, cost: Price, waiting: set[str], workers: int) -> No
         ("training images", f"{limits}{cost.training_images:,}"),
         ("evaluated images", f"{limits}{cost.evaluated_images:,}"),
         ("hours here", f"{_hours(cost.seconds)} for all; {cost.left.basis}"),
-        ("hours elsewhere", ELSEWHERE),
+        *((f"hours on {device}", f"{_hours(seconds)} for all, one run at a time, by its runs in the results folder")
+          for device, seconds in cost.elsewhere),
+        ("computation", f"{cost.operations:.3g} operations of trunk and embedder (a multiply-add counts as two), here "
+                        f"{cost.operations / cost.seconds:.2g} a second, all else included; hours on another device "
+                        "follow from what it does a second, or from this command there"),
         ("disk", f"{_size(disk.results)} of results, {_size(disk.working)} of checkpoints while running, "
                  f"{_size(disk.caches)} of caches; what methods add is not counted"),
     ]  # fmt: skip
     print()
     for name, value in rows:
-        print(f"{name:<18}{value}")
+        print(f"{name:<17} {value}")
     trials = " trials" if tuned else ""
     print(f"\n{'budget':>7} {'iterations':>11}{trials} {what:>14} {'models':>8} {'hours':>9}  interval")
     for row in cost.smaller:
@@ -113,9 +116,10 @@ def _print_price(todo: Plan, cost: Price, waiting: set[str], workers: int) -> No
 
 
 def _why_less(todo: Plan) -> str:
-    """Whether a run may end before its last iteration."""
-    protocol = todo.protocol
-    return "" if protocol.budget.patience is None and not protocol.selection.retrain else "at most "
+    """Whether a run may end before its last iteration, or have fewer checkpoints to look at than counted."""
+    budget, selection = todo.protocol.budget, todo.protocol.selection
+    fixed = budget.patience is None and not selection.retrain and selection.candidates is None
+    return "" if fixed else "at most "
 
 
 def _as_json(todo: Plan, cost: Price, waiting: set[str], workers: int) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def _as_json(todo: Plan, cost: Price, waiting: set[str], workers: int) -> dict[s
         "workers": workers,
         "runs": [] if cost.trials is not None else rows,
         **left,
-        "price": {**asdict(cost), "left": left, "models": cost.models, "other_machines": ELSEWHERE},
+        "price": {**asdict(cost), "left": left, "models": cost.models},
     }
 
 

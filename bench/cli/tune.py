@@ -131,7 +131,7 @@ def _search(todo: Plan, studies: list[Study], workers: int) -> tuple[Search, boo
     from tqdm import tqdm
 
     from bench.report.text import metric_label, percent
-    from bench.tuning.pool import run_all
+    from bench.tuning.runner import run_all
     from bench.tuning.search import Search, trial_plan
 
     total = sum(study.trials_wanted for study in studies)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,6 +27,7 @@ from bench.data.dataset import Dataset, Labels
 from bench.data.decode import DamagedImage, decode, pixels, resized
 from bench.data.threads import in_order
 from bench.errors import DataError
+from bench.protocol import Fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ class ImageStore:
         return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def prepare_images(dataset: Dataset, resize: int, channels: int, progress: bool = True) -> None:
+def prepare_images(dataset: Dataset, resize: int, channels: int, progress: bool = True, fit: Fit = "crop") -> None:
     """Decode both sides, unless they are cached. Two processes may do this at once: one waits for the other.
 
     Args:
@@ -84,6 +85,7 @@ def prepare_images(dataset: Dataset, resize: int, channels: int, progress: bool 
         resize: shorter side in pixels.
         channels: 1 (grey) or 3 (RGB).
         progress: show a progress bar.
+        fit: whether images keep their shape, or are stretched to a square.
 
     Raises:
         DataError: an image is damaged (the message names it, and both ways out: get it again, leave it out), or the
@@ -93,10 +95,12 @@ def prepare_images(dataset: Dataset, resize: int, channels: int, progress: bool 
     seal.check(f"the images of '{dataset.name}'")
     for side in ("train", "test"):
         if not isinstance(dataset.images, np.ndarray):
-            _built(dataset, side, resize, channels, progress)
+            _built(dataset, side, resize, channels, progress, fit)
 
 
-def open_images(dataset: Dataset, side: Side, resize: int, channels: int, progress: bool = True) -> ImageStore:
+def open_images(
+    dataset: Dataset, side: Side, resize: int, channels: int, progress: bool = True, fit: Fit = "crop"
+) -> ImageStore:
     """Decoded images of one side; decodes them first if they are not cached.
 
     Raises:
@@ -106,8 +110,8 @@ def open_images(dataset: Dataset, side: Side, resize: int, channels: int, progre
     if side == "test":
         seal.check(f"the test images of '{dataset.name}'")
     if isinstance(dataset.images, np.ndarray):
-        return _in_memory(dataset.images[_rows(dataset, side)], resize, channels)
-    folder = _built(dataset, side, resize, channels, progress)
+        return _in_memory(dataset.images[_rows(dataset, side)], resize, channels, fit)
+    folder = _built(dataset, side, resize, channels, progress, fit)
     sizes = np.load(folder / "sizes.npy", allow_pickle=False).astype(np.int64)
     # Copy-on-write: torch wants writable memory, the file stays as it is.
     flat = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="c")
@@ -118,22 +122,24 @@ def _rows(dataset: Dataset, side: Side) -> Labels:
     return dataset.split.train if side == "train" else dataset.split.test
 
 
-def _in_memory(images: NDArray[np.uint8], resize: int, channels: int) -> ImageStore:
+def _in_memory(images: NDArray[np.uint8], resize: int, channels: int, fit: Fit) -> ImageStore:
     from PIL import Image
 
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[3] != channels or min(images.shape[1:3]) != resize:
+    height, width = images.shape[1:3]
+    if images.shape[3] != channels or resized(width, height, resize, fit) != (width, height):
         squeezed = images[..., 0] if images.shape[3] == 1 else images
-        images = np.stack([pixels(Image.fromarray(image), resize, channels) for image in squeezed])
+        images = np.stack([pixels(Image.fromarray(image), resize, channels, fit) for image in squeezed])
     sizes = np.tile(np.array(images.shape[1:3], dtype=np.int64), (len(images), 1))
     return ImageStore(np.ascontiguousarray(images).reshape(-1), sizes, channels)
 
 
-def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: bool) -> Path:
+def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: bool, fit: Fit) -> Path:
     from filelock import FileLock
 
-    key = f"{dataset.name}-{dataset.manifest.hash}-{side}-{resize}px-{channels}ch-v{_FORMAT}"
+    shape = f"{resize}px" if fit == "crop" else f"{resize}x{resize}px"
+    key = f"{dataset.name}-{dataset.manifest.hash}-{side}-{shape}-{channels}ch-v{_FORMAT}"
     folder = home.cache_folder() / "images" / key
     rows = _rows(dataset, side)
     if _is_whole(folder, len(rows), channels):
@@ -148,10 +154,11 @@ def _built(dataset: Dataset, side: Side, resize: int, channels: int, progress: b
                 return folder
             for left in (half, folder):  # of a killed build, or damaged; the lock says it is nobody's
                 shutil.rmtree(left, ignore_errors=True)
-            _check_space(files, folder.parent, resize, channels)
+            _check_space(files, folder.parent, resize, channels, fit)
             half.mkdir()
             try:
-                _decode_all(files, half, resize, channels, title, progress)
+                make = partial(decode, resize=resize, channels=channels, fit=fit)
+                _decode_all(files, make, half, title, progress)
                 half.replace(folder)
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
@@ -181,13 +188,13 @@ def _is_whole(folder: Path, images: int, channels: int) -> bool:
     return sizes.shape == (images, 2) and int(sizes.prod(axis=1).sum()) * channels == stored
 
 
-def _check_space(files: Sequence[Path], folder: Path, resize: int, channels: int) -> None:
+def _check_space(files: Sequence[Path], folder: Path, resize: int, channels: int, fit: Fit) -> None:
     """Fail before hours of decoding where the disk is too small.
 
     Raises:
         DataError: gives the numbers.
     """
-    needed, free = _estimate(files, resize, channels), shutil.disk_usage(folder).free
+    needed, free = _estimate(files, resize, channels, fit), shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
             f"the image cache in {folder} needs about {needed / 1e9:,.2f} GB for {len(files):,} images, but "
@@ -195,7 +202,7 @@ def _check_space(files: Sequence[Path], folder: Path, resize: int, channels: int
         )
 
 
-def _estimate(files: Sequence[Path], resize: int, channels: int) -> int:
+def _estimate(files: Sequence[Path], resize: int, channels: int, fit: Fit) -> int:
     """Bytes of the decoded images, from the headers of some; damaged ones are left to the decoder to name."""
     from PIL import Image
 
@@ -203,18 +210,20 @@ def _estimate(files: Sequence[Path], resize: int, channels: int) -> int:
     for path in files[:: max(1, len(files) // _HEADERS)]:
         try:
             with Image.open(path) as image:
-                width, height = resized(*image.size, resize)
+                width, height = resized(*image.size, resize, fit)
                 areas.append(width * height)
         except Exception:  # damaged files make Pillow's parsers raise nearly anything
             continue
     return int(np.mean(areas) * len(files) * channels) if areas else 0
 
 
-def _decode_all(files: Sequence[Path], folder: Path, resize: int, channels: int, title: str, progress: bool) -> None:
+def _decode_all(
+    files: Sequence[Path], make: Callable[[Path], NDArray[np.uint8]], folder: Path, title: str, progress: bool
+) -> None:
     from tqdm import tqdm
 
     sizes = np.zeros((len(files), 2), dtype=np.int32)
-    decoded = in_order(partial(decode, resize=resize, channels=channels), files)
+    decoded = in_order(make, files)
     with open(folder / "pixels.bin", "wb") as out, closing(decoded):
         for row, image in enumerate(tqdm(decoded, title, len(files), unit="image", disable=None if progress else True)):
             sizes[row] = image.shape[:2]

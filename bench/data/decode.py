@@ -1,4 +1,4 @@
-"""From an image file to uint8 pixels of a given shorter side."""
+"""From an image file to uint8 pixels of a given shorter side, or of a given square."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import DataError
+from bench.protocol import Fit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +38,7 @@ class DamagedImage(DataError):
         self.path, self.fault, self.reason = path, fault, reason
 
 
-def decode(path: Path, resize: int | None, channels: int) -> NDArray[np.uint8]:
+def decode(path: Path, resize: int | None, channels: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """Pixels (H, W, channels) of an image file.
 
     Args:
@@ -46,6 +47,7 @@ def decode(path: Path, resize: int | None, channels: int) -> NDArray[np.uint8]:
         resize: shorter side in pixels, the longer one keeps the aspect ratio; smaller images are enlarged. None:
             as it is.
         channels: 1 (grey) or 3 (RGB).
+        fit: "stretch" makes both sides `resize`, whatever the image's shape.
 
     Raises:
         DamagedImage: missing, empty, truncated, not an 8-bit image, or too large; the message names the file.
@@ -54,9 +56,9 @@ def decode(path: Path, resize: int | None, channels: int) -> NDArray[np.uint8]:
         if resize is not None:
             # JPEG decoders, and no others, can decode at 1/2, 1/4, 1/8 size; twice the target keeps the
             # antialiasing honest.
-            width, height = _affordable(path, image.size, resize)
+            width, height = _affordable(path, image.size, resize, fit)
             image.draft(None, (2 * width, 2 * height))
-        return pixels(image, resize, channels)
+        return pixels(image, resize, channels, fit)
 
 
 @contextmanager
@@ -90,9 +92,9 @@ def _fault(path: Path, error: Exception) -> tuple[Fault, str]:
     return fault, f"cannot be decoded ({error or type(error).__name__})"
 
 
-def _affordable(path: Path, size: tuple[int, int], resize: int) -> tuple[int, int]:
+def _affordable(path: Path, size: tuple[int, int], resize: int, fit: Fit) -> tuple[int, int]:
     # Pillow refuses a file of more pixels than this; so do we where only enlarging makes that many.
-    width, height = resized(*size, resize)
+    width, height = resized(*size, resize, fit)
     if width * height > _MOST_PIXELS:
         raise DamagedImage(
             path, "too large", f"is refused, {size[0]} x {size[1]} pixels would become {width:,} x {height:,}"
@@ -100,21 +102,24 @@ def _affordable(path: Path, size: tuple[int, int], resize: int) -> tuple[int, in
     return width, height
 
 
-def pixels(image: Image, resize: int | None, channels: int) -> NDArray[np.uint8]:
+def pixels(image: Image, resize: int | None, channels: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """Convert and resize an opened image (bilinear, antialiased) to an array (H, W, channels)."""
     from PIL import Image
 
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")
     image = image.convert("L" if channels == 1 else "RGB")
-    if resize is not None and min(image.size) != resize:
-        image = image.resize(resized(image.width, image.height, resize), Image.Resampling.BILINEAR)
+    size = image.size if resize is None else resized(*image.size, resize, fit)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[:, :, None] if channels == 1 else array
 
 
-def resized(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height after scaling the shorter side to `side`; the longer one is cut to whole pixels."""
+def resized(width: int, height: int, side: int, fit: Fit = "crop") -> tuple[int, int]:
+    """Width and height after scaling the shorter side to `side`, the longer one cut to whole pixels, or both."""
+    if fit == "stretch":
+        return side, side
     if width <= height:
         return side, int(side * height / width)
     return int(side * width / height), side

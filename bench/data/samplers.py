@@ -6,11 +6,12 @@
 | uniform | distinct, drawn anew for every batch | distinct | Musgrave et al. 2020, K = 4 or 1 |
 | with_replacement | drawn one by one, may repeat | drawn one by one, may repeat | Roth et al. 2020 |
 | groups | distinct, of those with images left in a pass | each image once a pass | released code of Multi-Similarity |
+| chunks | distinct, likelier with more images left in a pass | once a pass, some twice | released code of XBM |
 | shuffled | whatever comes | from shuffled passes over all images | released code of Proxy-Anchor |
 
 Small classes: where the images of a class are distinct, one with fewer than K gives all of them and then repeats
-them, so that none occurs twice more often than another. All draws come from one stream: a sampler that starts from
-a stored state of it gives the same batches again.
+them, so that none occurs twice more often than another; 'chunks' repeats by chance. All draws come from one stream:
+a sampler that starts from a stored state of it gives the same batches again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def classes_times_images(labels: Ints, shape: Shape, rng: np.random.Generator) -
             'shuffled', whose images are distinct.
     """
     classes = ByClass.of(labels)
-    if shape.sampler in ("passes", "uniform", "groups"):
+    if shape.sampler in ("passes", "uniform", "groups", "chunks"):
         check_classes(len(classes.sizes), shape)
     needed = shape.size if shape.sampler == "shuffled" else 1
     if len(labels) < needed:
@@ -144,6 +145,30 @@ def _groups(classes: ByClass, shape: Shape, rng: np.random.Generator) -> Iterato
             yield shuffled[classes.starts[chosen, None] + places % classes.sizes[chosen, None]].ravel()
 
 
+def _chunks(classes: ByClass, shape: Shape, rng: np.random.Generator) -> Iterator[Ints]:
+    """A pass fills up the images of each class with repeats to a multiple of K, shuffles and cuts them into chunks.
+
+    Classes of a batch are drawn one after the other, each in proportion to the chunks that it has left; a pass ends
+    with fewer than P classes to draw from.
+    """
+    chunks = -(-classes.sizes // shape.per_class)
+    lengths = chunks * shape.per_class
+    starts = np.cumsum(lengths) - lengths
+    class_of = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(class_of)) - starts[class_of]
+    repeated = place >= classes.sizes[class_of]
+    while True:
+        place[repeated] = rng.integers(0, classes.sizes[class_of[repeated]])
+        filled = classes.order[classes.starts[class_of] + place]
+        shuffled = filled[np.lexsort((rng.random(len(class_of)), class_of))]
+        left = chunks.copy()
+        while len(open_ := np.flatnonzero(left)) >= shape.classes:
+            chosen = rng.choice(open_, shape.classes, replace=False, p=left[open_] / left.sum())
+            left[chosen] -= 1
+            first = starts[chosen] + left[chosen] * shape.per_class
+            yield shuffled[first[:, None] + np.arange(shape.per_class)].ravel()
+
+
 def _shuffled(classes: ByClass, shape: Shape, rng: np.random.Generator) -> Iterator[Ints]:
     """Each image once a pass but for the last few, fewer than P * K; a class may show a single image."""
     return shuffled_passes(len(classes.order), shape.size, rng)
@@ -154,5 +179,6 @@ _SAMPLERS: dict[str, Callable[[ByClass, Shape, np.random.Generator], Iterator[In
     "uniform": _uniform,
     "with_replacement": _with_replacement,
     "groups": _groups,
+    "chunks": _chunks,
     "shuffled": _shuffled,
 }

@@ -1,4 +1,4 @@
-"""Batches of trunk input from decoded images: random resized crop and flip for training, centre crop otherwise.
+"""Batches of trunk input from decoded images: random resized crop and flip for training, centre or whole otherwise.
 
 Crops follow torchvision's RandomResizedCrop and CenterCrop, bilinear with antialiasing, but their parameters are
 drawn for a whole batch at once from a numpy generator, always in the same number of draws.
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bench.data.cache import ImageStore
 from bench.data.input_format import InputFormat
-from bench.protocol import TrainImages
+from bench.protocol import Fit, TrainImages
 
 CPU = torch.device("cpu")
 _TRIES = 10  # as torchvision
@@ -48,9 +48,23 @@ def train_batch(
     Returns:
         float32 (B, C, size, size), normalised, channels last, on `device`.
     """
-    _check_channels(store, fmt)
     boxes, flips = random_crops(store.sizes[positions], images, rng)
-    size, uniform = images.size, store.uniform
+    return _scaled(store, positions, boxes, flips, images.size, fmt, device, spare)
+
+
+def _scaled(
+    store: ImageStore,
+    positions: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    size: int,
+    fmt: InputFormat,
+    device: torch.device,
+    spare: Tensor | None = None,
+) -> Tensor:
+    """Boxes of images, scaled to squares and flipped: as `train_batch`."""
+    _check_channels(store, fmt)
+    uniform = store.uniform
     if uniform is not None and max(uniform.shape[1:3]) <= _SMALL:
         pixels = torch.from_numpy(uniform[positions])
     elif device.type != "cpu":
@@ -65,11 +79,23 @@ def train_batch(
 
 
 def eval_batch(
-    store: ImageStore, positions: NDArray[np.int64], crop: int, fmt: InputFormat, device: torch.device = CPU
+    store: ImageStore,
+    positions: NDArray[np.int64],
+    crop: int,
+    fmt: InputFormat,
+    device: torch.device = CPU,
+    fit: Fit = "crop",
 ) -> Tensor:
-    """Centre crops: float32 (B, C, crop, crop), normalised, channels last. No side may be shorter than `crop`."""
+    """Images without randomness: float32 (B, C, crop, crop), normalised, channels last.
+
+    Centre crops, where no side may be shorter than `crop`; under the fit "stretch" whole images, scaled.
+    """
     _check_channels(store, fmt)
-    corners = np.rint((store.sizes[positions] - crop) / 2).astype(np.int64)
+    sizes = store.sizes[positions]
+    if fit == "stretch" and (sizes != crop).any():
+        whole, upright = np.pad(sizes, ((0, 0), (2, 0))), np.zeros(len(sizes), dtype=np.bool_)
+        return _scaled(store, positions, whole, upright, crop, fmt, device)
+    corners = np.rint((sizes - crop) / 2).astype(np.int64)
     uniform = store.uniform
     if uniform is not None:
         top, left = corners[0] if len(corners) else (0, 0)
@@ -86,18 +112,19 @@ def random_crops(
     """Crop boxes and flips of a batch.
 
     The crop's area is uniform in `crop_area` of the image's, its aspect ratio log-uniform in `crop_aspect`; of
-    ten tries the first that fits is taken, else the largest centred crop of an allowed aspect ratio.
+    ten tries the first that fits is taken, else the largest centred crop of an allowed aspect ratio. With the
+    probability `whole` it is all of the image instead.
 
     Args:
         sizes: int64 (B, 2) height and width.
         images: the ranges.
-        rng: gives B x 23 uniform numbers.
+        rng: gives B x 23 uniform numbers, or B x 24 where some crops are whole images.
 
     Returns:
         int64 (B, 4) top, left, height, width; bool (B,) flip.
     """
-    uniform = rng.random((len(sizes), 2 * _TRIES + 3))
-    area_at, aspect_at = uniform[:, :_TRIES], uniform[:, _TRIES : 2 * _TRIES]
+    uniform = rng.random((len(sizes), 2 * _TRIES + (4 if images.whole else 3)))
+    area_at, aspect_at, rest = np.split(uniform, [_TRIES, 2 * _TRIES], axis=1)
     full_height, full_width = sizes[:, :1], sizes[:, 1:]
     low, high = images.crop_area
     area = full_height * full_width * (low + (high - low) * area_at)
@@ -108,10 +135,11 @@ def random_crops(
     fits = (width > 0) & (width <= full_width) & (height > 0) & (height <= full_height)
     first = (np.arange(len(sizes)), fits.argmax(axis=1))
     box = np.where(fits.any(axis=1)[:, None], np.stack([height[first], width[first]], 1), _centred(sizes, images))
+    box = np.where(rest[:, 3:] < images.whole, sizes, box) if images.whole else box
     room = sizes - box
-    corner = np.floor(uniform[:, -3:-1] * (room + 1)).astype(np.int64)
+    corner = np.floor(rest[:, :2] * (room + 1)).astype(np.int64)
     corner = np.where(fits.any(axis=1)[:, None], corner, room // 2)
-    return np.concatenate([corner, box], axis=1), uniform[:, -1] < images.flip
+    return np.concatenate([corner, box], axis=1), rest[:, 2] < images.flip
 
 
 def _centred(sizes: NDArray[np.int64], images: TrainImages) -> NDArray[np.int64]:

@@ -86,6 +86,8 @@ def features_key(dataset: Dataset, side: Side, protocol: Protocol, descriptors: 
         "precision": protocol.precision,
         "descriptors": (protocol.trunk.pooling,) if descriptors == MEAN else descriptors,
     }
+    if protocol.images.fit != "crop":
+        content["fit"] = protocol.images.fit
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -100,7 +102,7 @@ def _ensure(
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             form = trunk_input(protocol.trunk.name)
-            store = open_images(dataset, side, protocol.images.resize, form.channels)
+            store = open_images(dataset, side, protocol.images.resize, form.channels, fit=protocol.images.fit)
             features = embed_images(
                 _frozen_trunk(protocol, descriptors), store, protocol, device, progress, f"features, {side} side"
             )
@@ -115,7 +117,8 @@ def embed_images(
 ) -> Tensor:
     """Trunk features float32 (N, F) of all images of a store, evaluation transform, on all cores."""
     trunk = trunk.to(device).eval()
-    count, size = len(store), max(1, BATCH_PIXELS[device.type] // protocol.images.crop**2)
+    settings = protocol.images
+    count, size = len(store), max(1, BATCH_PIXELS[device.type] // settings.crop**2)
     features = torch.empty(count, trunk.dim)
     low = protocol.precision == "bfloat16"
     with (
@@ -126,7 +129,7 @@ def embed_images(
     ):
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
-            images = eval_batch(store, rows, protocol.images.crop, trunk.input, device)
+            images = eval_batch(store, rows, settings.crop, trunk.input, device, settings.fit)
             features[start : start + len(rows)] = trunk(images).float().cpu()
             bar.update(len(rows))
     return features

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.report import tables, text
-from bench.report.sections import Section
+from bench.report.sections import Row, Section
 from bench.report.tables import Band, Cell, Column, Table
 from bench.statistics import Friedman, friedman
 
@@ -42,7 +42,8 @@ def _table(protocol: str, metric: str, group: dict[str, Section]) -> Table | Non
         for method, place in found.ranks.items()
     )
     title = f"Over {len(means)} data sets: {protocol}"
-    return Table(f"across-{protocol}", title, tuple(columns), (Band("", lines),), tuple(_notes(found, metric, group)))
+    notes = (*_notes(found, metric, group), *_other_values(group, sorted(found.ranks)))
+    return Table(f"across-{protocol}", title, tuple(columns), (Band("", lines),), notes)
 
 
 def _notes(found: Friedman, metric: str, group: dict[str, Section]) -> Iterable[str]:
@@ -56,6 +57,18 @@ def _notes(found: Friedman, metric: str, group: dict[str, Section]) -> Iterable[
     partial = [section.dataset.title for section in group.values() if section.dataset.partial]
     if partial:
         yield f"Partial data sets: {text.listed(partial)}."
+
+
+def _other_values(group: dict[str, Section], labels: Sequence[str]) -> Iterable[str]:
+    rows = [row for section in group.values() for row in section.rows]
+    if found := varied([row for row in rows if row.label == label] for label in labels):
+        yield f"Hyper-parameters differ from data set to data set: {text.listed(found)}."
+
+
+def varied(methods: Iterable[Sequence[Row]]) -> list[str]:
+    """Which methods did not run with the same hyper-parameters everywhere, as a protocol or a search may have it."""
+    used = {rows[0].label: [row.records[0].spec.hyperparameters for row in rows] for rows in methods}
+    return [label for label, values in used.items() if any(value != values[0] for value in values)]
 
 
 def _means(section: Section) -> dict[str, float]:

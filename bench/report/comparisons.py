@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.published import VERDICTS, Comparison, Published, Setting, compare, refusal
-from bench.report import tables, text
+from bench.report import study, tables, text
 from bench.report.sections import Row, Section
 from bench.report.tables import Band, Cell, Column, Table
 
@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 
-def published_tables(section: Section, published: Published) -> tuple[str, list[Table]]:
+def published_tables(section: Section, published: Published, stored: study.Stored) -> tuple[str, list[Table]]:
     """A sentence on what is comparable, and one table a method; no table where nothing may be compared."""
     if not section.is_known:
         return "No run got far enough to tell whether the data set is complete: nothing is compared.", []
@@ -32,8 +32,9 @@ def published_tables(section: Section, published: Published) -> tuple[str, list[
     for row in (row for row in section.rows if row.done):
         measured = {metric: tables.interval(row, section, section.headline, metric) for metric in section.metrics}
         present = {metric: cell for metric, cell in measured.items() if cell is not None}
+        joined = study.joined(section, stored, row)
         found = compare(
-            published, section.dataset_name, row.facts.name, row.facts.paper, present, _setting(section, row)
+            published, section.dataset_name, row.facts.name, row.facts.paper, present, _setting(section, row), joined
         )
         if found:
             matched += len(found)

@@ -52,7 +52,8 @@ def _notes(section: Section, pairs: int, by_query: bool) -> tuple[str, ...]:
     )
     power = (
         "Seeds to see one point: what a paired t-test against the best row needs to find a true difference of 1.00 "
-        "with a probability of 80 %, if the differences scatter as they did here; with few seeds a rough figure."
+        "with a probability of 80 %, if the differences scatter as they did here; smallest difference: what these "
+        "seeds find with that probability. With few seeds both are rough figures."
     )
     classes = (
         f"Over other test classes: {100 * section.level:g} % interval of a bootstrap over the test classes with these "

@@ -15,8 +15,8 @@ def write(report: Report) -> str:
     parts = ["# Benchmark report", f"Newest record: {escape(report.newest)}. Runs: {escape(states)}."]
     parts += [f"> **Warning:** {escape(problem)}" for problem in report.problems]
     parts += _table(report.overview, "## ", link=True)
-    for table in report.across:
-        parts += _table(table, "## ")
+    for table in (*report.across, *report.side_by_side):
+        parts += _table(table, "## ", link=True)
     for view in report.views:
         parts += _view(view)
     parts += _table(report.environment, "## ")

@@ -14,6 +14,7 @@ from bench.report import comparisons, evidence, examples, figures, study, tables
 from bench.report.across import across_tables
 from bench.report.environments import environment_table
 from bench.report.sections import Row, Section, build_sections
+from bench.report.side_by_side import side_by_side_tables
 from bench.report.tables import Band, Cell, Column, Table
 from bench.store import Store
 
@@ -76,6 +77,7 @@ class Report:
     views: tuple[View, ...]
     overview: Table
     across: tuple[Table, ...]
+    side_by_side: tuple[Table, ...]
     environment: Table
     newest: str
     states: tuple[tuple[str, int], ...]
@@ -117,6 +119,7 @@ def build_report(store: Store, published: Published) -> Report:
         views=views,
         overview=_overview(sections),
         across=across_tables(sections),
+        side_by_side=side_by_side_tables(sections, published),
         environment=environment_table(records),
         newest=_moment(max(record.finished for record in records)),
         states=tuple((state, states.count(state)) for state in sorted(set(states), key=lambda s: (s != "done", s))),
@@ -136,7 +139,7 @@ def _view(
     budget: int,
     problems: list[str],
 ) -> View:
-    sentence, published_tables = comparisons.published_tables(section, published)
+    sentence, published_tables = comparisons.published_tables(section, published, stored)
     has_results = any(row.done for row in section.rows)
     return View(
         section=section,
@@ -192,10 +195,15 @@ def _facts(section: Section) -> Iterable[tuple[str, str]]:
     yield "Embedding", f"{embedding['size']} dimensions, {'' if embedding['normalize'] else 'not '}normalised"
     images, crop = protocol["images"], protocol["images"]["train"]
     shown = "the same crop" if crop is None else f"random crops of {crop['size']} px"
-    yield "Images", f"short side {images['resize']}, centre crop {images['crop']} px; trained on {shown}"
+    seen = f"short side {images['resize']}, centre crop {images['crop']} px"
+    if images.get("fit") == "stretch":
+        seen = f"stretched to {images['resize']} x {images['resize']}, evaluated as a whole at {images['crop']} px"
+    yield "Images", f"{seen}; trained on {shown}"
     batch, budget = protocol["batch"], protocol["budget"]
     yield "Batch", _batches(batch)
     yield "Optimiser", _optimizer(protocol["optimizer"])
+    if given := _set_by_protocol(section):
+        yield "Hyper-parameters", f"set by the protocol, whatever the methods' defaults are: {given}"
     stop = "" if budget["patience"] is None else f", stops after {budget['patience']} evaluations without a new best"
     yield "Budget", f"{text.count(budget['iterations'])} steps, evaluated every {budget['evaluate_every']}{stop}"
     selection = protocol["selection"]
@@ -231,7 +239,15 @@ def _batches(batch: dict[str, Any]) -> str:
 def _optimizer(optimizer: dict[str, object]) -> str:
     groups = ("trunk", "embedder", "method")
     rates = ", ".join(f"{name} {group['lr']:g}" for name in groups if isinstance(group := optimizer[name], dict))
-    return f"{optimizer['name']}, learning rates {rates}, {optimizer['schedule']}"
+    epsilon = "" if optimizer.get("epsilon") is None else f" with epsilon {optimizer['epsilon']:g}"
+    return f"{optimizer['name']}{epsilon}, learning rates {rates}, {optimizer['schedule']}"
+
+
+def _set_by_protocol(section: Section) -> str:
+    """'proxy_anchor (proxy_lr = 0.06)', of every method that has a run."""
+    given, run = section.protocol.get("hyperparameters", {}), {record.spec.method for record in section.records}
+    shown = {name: [f"{key} = {value}" for key, value in given[name].items()] for name in given if name in run}
+    return text.listed(f"{name} ({text.listed(words)})" for name, words in shown.items())
 
 
 def _runs(row: Row, section: Section, store: Store) -> Runs:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bench import ensembles
 from bench.ensembles import EnsembleRecord
+from bench.published import Joined
 from bench.report import tables, text
 from bench.report.sections import Row, Section
 from bench.report.tables import Band, Cell, Column, Table
-from bench.statistics import mean_interval
+from bench.statistics import Interval, mean_interval
 from bench.tuning import study as tuning
 from bench.tuning.study import Study
 
@@ -93,11 +94,24 @@ def _search_cells(study: Study | None) -> tuple[Cell, Cell]:
     return trials, Cell(text.value(study.metric, study.winner.score), f"trial {study.winner.trial}", tip=chosen)
 
 
-def _joined(ensembles: list[EnsembleRecord], row: Row, section: Section, metric: str) -> Cell:
+def joined(section: Section, stored: Stored, row: Row) -> Joined | None:
+    """What the row's ensembles reached, over reproductions; None where it has none."""
+    mine = [e for e in stored.ensembles if _same(e, section) and _is_ensemble_of(e, row)]
+    if not mine:
+        return None
+    found = {metric: _over(mine, metric, section) for metric in section.metrics}
+    return Joined(mine[0].dimensions, {metric: span for metric, span in found.items() if span is not None})
+
+
+def _over(ensembles: list[EnsembleRecord], metric: str, section: Section) -> Interval | None:
     values = [e.metrics[metric] for e in ensembles if metric in e.metrics]
-    if not values:
+    return mean_interval(values, section.level) if values else None
+
+
+def _joined(ensembles: list[EnsembleRecord], row: Row, section: Section, metric: str) -> Cell:
+    found = _over(ensembles, metric, section)
+    if found is None:
         return Cell("—", mark="weak", tip="no ensemble: a fold is missing")
-    found = mean_interval(values, section.level)
     return Cell(text.value(metric, found.mean), text.plus_minus(found, metric), runs=row.anchor, tip=f"n = {found.n}")
 
 

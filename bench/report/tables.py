@@ -105,8 +105,8 @@ def gap_table(section: Section) -> Table | None:
 
     notes = (
         f"{text.metric_label(section.metric)} of the same runs at the checkpoints that the rules would choose; "
-        f"best on test is the best of all evaluated steps by {text.metric_label(_selection_metric(section))}, "
-        "chosen with the test labels: optimistic, never a result.",
+        f"best on test is the best of {_sought_among(section) or 'all evaluated steps'} by "
+        f"{text.metric_label(_selection_metric(section))}, chosen with the test labels: optimistic, never a result.",
         "Gap: mean over seeds of the differences within a run, with its interval.",
     )
     trained = tuple(line(row) for row in section.trained if row.done)
@@ -205,13 +205,27 @@ def _gap_cell(row: Row, section: Section, against: str) -> Cell:
 
 
 def _steps_cell(row: Row, checkpoints: list[str]) -> Cell:
-    def span(checkpoint: str) -> str:
-        steps = [record.steps[checkpoint] for record in row.done if checkpoint in record.steps]
-        if not steps:
-            return "—"
-        return text.count(min(steps)) + ("" if min(steps) == max(steps) else f"–{text.count(max(steps))}")
+    steps = ([r.steps[checkpoint] for r in row.done if checkpoint in r.steps] for checkpoint in checkpoints)
+    return Cell(" · ".join(_span(found) for found in steps), runs=row.anchor)
 
-    return Cell(" · ".join(span(checkpoint) for checkpoint in checkpoints), runs=row.anchor)
+
+def _span(numbers: list[int]) -> str:
+    if not numbers:
+        return "—"
+    return text.count(min(numbers)) + ("" if min(numbers) == max(numbers) else f"–{text.count(max(numbers))}")
+
+
+def _sought_among(section: Section) -> str:
+    """What share of a run's evaluations the best on test was looked for in; empty where it was all of them."""
+    runs = [record for row in section.trained for record in row.done]
+    evaluated = [len(record.curves) for record in runs]
+    on_test = [record.counts.get("test_checkpoints", len(record.curves)) for record in runs]
+    if on_test == evaluated:
+        return ""
+    return (
+        f"{_span(on_test)} of the {_span(evaluated)} evaluated steps of a run (evenly spaced ones, and those that the "
+        "other rules choose)"
+    )
 
 
 def _selection_metric(section: Section) -> str:
@@ -226,6 +240,8 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
             f"Optimistic: this protocol shows the step with the best test {label}, so the test labels chose the "
             "checkpoint. Compare such numbers only with numbers made the same way."
         )
+        if among := _sought_among(section):
+            yield f"That step was looked for among {among}."
     elif section.headline == "best_validation":
         yield f"Checkpoint: the step with the best {label} on validation classes, fixed before the test side is opened."
     else:

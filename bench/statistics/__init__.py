@@ -1,15 +1,15 @@
 """What a table of seeds, queries or data sets can and cannot tell; docs/statistics.md says it for readers of reports.
 
-Over seeds: `mean_interval`, `paired_p`, `rank`, `all_pairs`, `against`. Over queries: `paired_bootstrap`. Over data
-sets: `friedman`. Before running more seeds: `seed_plan`.
+Over seeds: `mean_interval`, `paired_p`, `rank`, `all_pairs`. Over queries: `paired_bootstrap`. Over data sets:
+`friedman`. Before running more seeds: `seed_plan`.
 """
 
 from __future__ import annotations
 
 from bench.statistics.bootstrap import Bootstrap, paired_bootstrap
 from bench.statistics.datasets import Friedman, friedman
-from bench.statistics.intervals import Interval, mean_interval, reproductions_interval
-from bench.statistics.pairs import Comparison, against, all_pairs, holm, paired_p
+from bench.statistics.intervals import Interval, mean_interval
+from bench.statistics.pairs import Comparison, all_pairs, holm, paired_p
 from bench.statistics.power import SeedPlan, seed_plan, seeds_needed, smallest_difference
 from bench.statistics.ranking import Ranking, rank
 
@@ -20,7 +20,6 @@ __all__ = [
     "Interval",
     "Ranking",
     "SeedPlan",
-    "against",
     "all_pairs",
     "friedman",
     "holm",
@@ -28,7 +27,6 @@ __all__ = [
     "paired_bootstrap",
     "paired_p",
     "rank",
-    "reproductions_interval",
     "seed_plan",
     "seeds_needed",
     "smallest_difference",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Metrics are fractions of thousands of queries: below this, a spread is rounding.
@@ -52,25 +52,6 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     from scipy import special
 
     return Interval(mean, float(special.stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n), n)
-
-
-def reproductions_interval(trials: Mapping[str, float], winner: str | None, level: float = 0.95) -> Interval:
-    """Mean and interval over reproductions of a study's winning setting; `trials` maps a trial's name to its value.
-
-    The trial that won the search is left out: it is the largest of many, so that its value lies above what its
-    setting gives on average. `winner` is None where it is not among the trials.
-
-    >>> reproductions_interval({"search/41": 0.60, "again/0": 0.50, "again/1": 0.52}, "search/41").mean
-    0.51
-
-    Raises:
-        ValueError: the winner is not among the trials, or they hold nothing else, or a value that is not finite.
-    """
-    if winner is not None and winner not in trials:
-        raise ValueError(
-            f"the winning trial {winner!r} is not among the trials {sorted(trials)}; pass None if so meant"
-        )
-    return mean_interval([value for name, value in trials.items() if name != winner], level)
 
 
 def check_values(values: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""Paired t-tests between methods, alone and as families with Holm's correction.
+"""Paired t-tests between methods, alone and as the family of all pairs with Holm's correction.
 
 Methods under one seed share initial weights, batches and crops, so that they are compared by the differences seed
 by seed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.statistics.intervals import ROUNDING, check_values, moments
@@ -95,28 +95,9 @@ def all_pairs(rows: Mapping[str, Seeds]) -> tuple[Comparison, ...]:
     Raises:
         ValueError: a value that is not finite.
     """
-    return _corrected(_compare(rows, a, b) for a, b in itertools.combinations(rows, 2))
-
-
-def against(rows: Mapping[str, Seeds], reference: str | None = None) -> tuple[Comparison, ...]:
-    """Every other method (`first`) with one (`second`), corrected for these k - 1 tests.
-
-    The correction holds for a reference named before looking at results: a baseline, one's own method. None takes
-    the row with the highest mean. That row was chosen by the data that then test it: of ten equal methods over five
-    seeds, one or more is called worse than it in about 11 % of studies at a level of 5 %. What a table calls tied for
-    first therefore comes from `rank`, which corrects for all pairs.
-
-    Raises:
-        ValueError: the reference is not among the rows, there are no values, or one is not finite.
-    """
-    filled = {name: seeds for name, seeds in rows.items() if seeds}
-    if not filled:
-        raise ValueError("no values to compare")
-    if reference is None:
-        reference = best_of(filled)
-    if reference not in filled:
-        raise ValueError(f"the reference {reference!r} has no values; rows with values: {sorted(filled)}")
-    return _corrected(_compare(filled, name, reference) for name in filled if name != reference)
+    found = [_compare(rows, first, second) for first, second in itertools.combinations(rows, 2)]
+    adjusted = iter(holm([one.p for one in found if one.p is not None]))
+    return tuple(one if one.p is None else replace(one, adjusted_p=next(adjusted)) for one in found)
 
 
 def best_of(rows: Mapping[str, Seeds]) -> str:
@@ -138,9 +119,3 @@ def _compare(rows: Mapping[str, Seeds], first: str, second: str) -> Comparison:
         check_values(differences)
         difference = moments(differences)[0] if len(shared) > 1 else differences[0]
     return Comparison(first, second, difference, len(shared), p, None)
-
-
-def _corrected(comparisons: Iterable[Comparison]) -> tuple[Comparison, ...]:
-    found = list(comparisons)
-    adjusted = iter(holm([one.p for one in found if one.p is not None]))
-    return tuple(one if one.p is None else replace(one, adjusted_p=next(adjusted)) for one in found)

@@ -47,8 +47,9 @@ class ImageInputs:
         return self._batch
 
     def evaluation(self, positions: Positions) -> Tensor:
-        """Centre crops: float32 (B, C, crop, crop)."""
-        return eval_batch(self._store, positions, self._settings.crop, self._format, self._device)
+        """Centre crops, or stretched images as a whole: float32 (B, C, crop, crop)."""
+        images = self._settings
+        return eval_batch(self._store, positions, images.crop, self._format, self._device, images.fit)
 
 
 class FeatureInputs:

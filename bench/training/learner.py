@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bench.errors import Diverged, MethodError
 from bench.method import Context, Method
-from bench.protocol import Protocol
+from bench.protocol import Embedding, Protocol
 from bench.training.inputs import Inputs, Positions
 from bench.training.parts import Part
 from bench.training.streams import Streams
@@ -116,6 +116,20 @@ class Learner:
             )
 
 
+def start_layers(embedder: nn.Module, settings: Embedding) -> None:
+    """Draw the linear layers of an embedder anew, as the protocol says; left as they are under 'pytorch'."""
+    if settings.init == "pytorch":
+        return
+    for layer in embedder.modules():
+        if isinstance(layer, nn.Linear):
+            if settings.init == "kaiming_normal":
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.xavier_uniform_(layer.weight, gain=settings.gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def build_learner(
     protocol: Protocol,
     method: Method,
@@ -129,6 +143,7 @@ def build_learner(
     with streams.world("init"):
         trunk = None if make_trunk is None else make_trunk()
         embedder = method.embedder(trunk_dim, protocol.embedding.size)
+        start_layers(embedder, protocol.embedding)
     labels, _, targets = part.tensors(device)
     context = Context(
         num_classes=part.classes,

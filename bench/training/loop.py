@@ -55,7 +55,11 @@ class Progress:
 
 
 class Training:
-    """One run's fit: `fit()` trains what is left to train and leaves kept weights in `folder`."""
+    """One run's fit: `fit()` trains what is left to train and leaves kept weights in `folder`.
+
+    Kept are those of the last evaluation, of the best on validation classes, and of `selection.candidates` between
+    them; none without `keep`, for a fit of which nobody will look at the weights.
+    """
 
     def __init__(
         self,
@@ -67,9 +71,10 @@ class Training:
         folder: Path,
         report: Report,
         stop: Callable[[], bool],
+        keep: bool = True,
     ) -> None:
         self.learner, self.inputs, self.part, self.validation = learner, inputs, part, validation
-        self.streams, self.folder, self.report, self.stop = streams, folder, report, stop
+        self.streams, self.folder, self.report, self.stop, self.keep = streams, folder, report, stop, keep
         self.protocol = learner.protocol
         self.labels, self.superlabels, self.targets = part.tensors(learner.device)
         self.view = CountedView(learner, inputs, part)
@@ -186,7 +191,8 @@ class Training:
         began = time.monotonic()
         metrics = self._validate()
         state.validation_seconds += time.monotonic() - began
-        checkpoint.keep(self.folder / "kept", state.step, self.learner.weights())
+        if self.keep:
+            checkpoint.keep(self.folder / "kept", state.step, self.learner.weights())
         state.curve.append(
             {"step": state.step, "loss": loss, "validation": metrics, "seconds": round(state.train_seconds, 3)}
         )
@@ -256,6 +262,14 @@ class Training:
                 "progress": vars(self.progress),
             },
         )
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove weights that no longer count, once the checkpoint on disk knows of those that replace them."""
+        steps = [int(point["step"]) for point in self.progress.curve]
+        wanted = {steps[number - 1] for number in checkpoint.spaced(len(steps), self.protocol.selection.candidates)}
+        wanted |= {step for step in (*steps[-1:], self.progress.best_step) if step is not None}
+        checkpoint.prune(self.folder / "kept", wanted if self.keep else ())
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -273,3 +287,4 @@ class Training:
         self.progress = Progress(**state["progress"])
         self._loss_sum.fill_(self.progress.loss_sum)
         self._extra_before = self.progress.extra_forward_images
+        self._prune()  # a kill may have come between the last save and this

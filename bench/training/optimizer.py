@@ -11,6 +11,8 @@ from bench.errors import MethodError
 from bench.method import Method, ParameterGroup
 from bench.protocol import Group, Optimizer
 
+EPSILON = 1e-8  # PyTorch's, of Adam, AdamW and RMSprop alike
+
 
 def build_optimizer(
     settings: Optimizer, trunk: nn.Module | None, embedder: nn.Module, method: Method
@@ -36,9 +38,10 @@ def build_optimizer(
     parameters = [dict(group) for group in [*groups, *method_groups] if group["params"]]
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, momentum=settings.momentum)
+    epsilon = EPSILON if settings.epsilon is None else settings.epsilon
     if settings.name == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=settings.momentum)
-    return (torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam)(parameters)
+        return torch.optim.RMSprop(parameters, momentum=settings.momentum, eps=epsilon)
+    return (torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam)(parameters, eps=epsilon)
 
 
 def learning_rate_factor(settings: Optimizer, step: int, iterations: int) -> float:
@@ -50,6 +53,9 @@ def learning_rate_factor(settings: Optimizer, step: int, iterations: int) -> flo
     if settings.schedule == "steps":
         assert settings.factor is not None  # the protocol's own check
         return float(settings.factor ** sum(step >= milestone for milestone in settings.milestones))
+    if settings.schedule == "inverse":
+        assert settings.decay is not None  # the protocol's own check
+        return 1 / (1 + settings.decay * (step - settings.warmup))
     done = (step - settings.warmup) / max(1, iterations - settings.warmup)
     return 0.5 * (1 + math.cos(math.pi * done))
 

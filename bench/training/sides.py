@@ -25,7 +25,8 @@ def prepare(
     descriptors: Iterable[Descriptors] = (MEAN,),
 ) -> None:
     """Decode all images once, and embed them once where the trunk is frozen; quick when it is done already."""
-    prepare_images(dataset, protocol.images.resize, trunk_input(protocol.trunk.name).channels, progress)
+    images, form = protocol.images, trunk_input(protocol.trunk.name)
+    prepare_images(dataset, images.resize, form.channels, progress, images.fit)
     if protocol.trunk.frozen:
         for wanted in dict.fromkeys(descriptors):
             prepare_features(dataset, protocol, device, progress, wanted)
@@ -47,7 +48,7 @@ def open_side(
         features = open_features(dataset, side, protocol, descriptors)
         return FeatureInputs(features.to(device)), features.shape[1]
     form = trunk_input(protocol.trunk.name)
-    store = open_images(dataset, side, protocol.images.resize, form.channels)
+    store = open_images(dataset, side, protocol.images.resize, form.channels, fit=protocol.images.fit)
     return ImageInputs(store, protocol.images, form, device), trunk_dim(protocol.trunk.name) * len(descriptors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench import registry
+from bench.hyperparameters import values_under
 from bench.plan import Plan
 from bench.record import RunSpec
 from bench.store import Store
@@ -19,8 +20,8 @@ def choose(plan: Plan, study: Study) -> Study:
     if study.trials_wanted and best is None:
         return study
     if best is None:
-        defaults = registry.defaults(registry.get(study.method, plan.setting.include).cls)
-        winner = Winner(trial=None, score=None, hyperparameters=defaults)
+        method = registry.get(study.method, plan.setting.include).cls
+        winner = Winner(trial=None, score=None, hyperparameters=values_under(plan.protocol, method))
     else:
         winner = Winner(trial=best.number, score=best.score, hyperparameters=best.hyperparameters)
     chosen = study.model_copy(update={"winner": winner})

@@ -8,17 +8,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from bench import registry
+from bench.hyperparameters import values_under
 from bench.plan import Plan
-from bench.record import RunSpec, Value
+from bench.record import RunSpec, State, Value
 from bench.run import DISK_FULL
 from bench.store import Store
-from bench.tuning.pool import End, Runner
 from bench.tuning.sampler import STARTUP, propose
 from bench.tuning.study import FoldScore, Study, Trial, judge, save, spec_of
+
+End = State | Literal["died"]  # died: the worker process itself, not the method's code
+Ended = Callable[[RunSpec, End, str | None], None]  # a run, what it has come to, and why
+Runner = Callable[[deque[RunSpec], Ended], bool]  # does what is queued until nothing is left; True if stopped before
 
 
 @dataclass
@@ -96,7 +101,7 @@ class Search:
         method = registry.get(study.method, include).cls
         history = [({key: t.hyperparameters[key] for key in study.space}, t.score) for t in study.trials]
         found = propose(method, study.space, number, study.study_seed, history)
-        values = {**registry.defaults(method), **found}
+        values = {**values_under(self.plan.protocol, method), **found}
         runs = tuple(spec_of(self.plan, study, values, fold, study.tuning_seed, True) for fold in study.folds)
         asked = self._asked[index, number] = _Asked(index, number, values, runs)
         queued = {spec.run_id for other in self._asked.values() if other is not asked for spec in other.runs}

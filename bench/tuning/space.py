@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -50,7 +49,9 @@ def _protocols_with_search() -> str:
 
 
 def space_of(method: type[Method], protocol: Protocol) -> Space:
-    """Range by hyper-parameter, sorted by name; what is not in it keeps its default. Empty: nothing to search.
+    """Range by hyper-parameter, sorted by name. Empty: nothing to search.
+
+    What is not in it keeps its default, or the value that the protocol gives it; such a value is never searched.
 
     Raises:
         UsageError: the protocol searches a hyper-parameter that the method does not have, or where it cannot go.
@@ -59,7 +60,8 @@ def space_of(method: type[Method], protocol: Protocol) -> Space:
     if method.name not in named:
         where = f"method '{method.name}': hyper-parameter"
         found = {key: _declared(declared, f"{where} '{key}'") for key, declared in method.hyperparameters.items()}
-        ranges = {key: span for key, span in found.items() if span is not None}
+        fixed = protocol.hyperparameters.get(method.name, {})
+        ranges = {key: span for key, span in found.items() if span is not None and key not in fixed}
     else:
         where = f"protocol '{protocol.name}': search.spaces.{method.name}"
         ranges = named[method.name]
@@ -134,8 +136,7 @@ def _check(declared: Hyperparameter, span: Range, where: str) -> None:
             raise UsageError(f"{where}: 'low' and 'high' must be whole numbers, found {span.low:g} and {span.high:g}.")
         if kind is int and span.scale == "log" and span.low < 1:
             raise UsageError(f"{where}: a log scale of whole numbers needs a 'low' of at least 1, found {span.low:g}.")
-    low = -math.inf if declared.low is None else declared.low
-    high = math.inf if declared.high is None else declared.high
+    low, high = declared.bounds
     outside = [number for number in numbers if not low <= number <= high]
     if outside:
         raise UsageError(f"{where}: {outside[0]:g} lies outside [{low:g}, {high:g}], which is what the method accepts.")

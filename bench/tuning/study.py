@@ -162,7 +162,7 @@ def new_study(plan: Plan, method: str, trials: int) -> Study:
     bases = {key: values_of(space[key], h) for key, h in cls.hyperparameters.items() if h.method and key in space}
     hashes = [spec.method_hash]
     for key, names in bases.items():
-        hashes += [registry.identity(method, {**registry.defaults(cls), key: name}, include) for name in names]
+        hashes += [registry.identity(method, {**spec.hyperparameters, key: name}, include) for name in names]
     return Study(
         protocol=spec.protocol,
         protocol_hash=spec.protocol_hash,

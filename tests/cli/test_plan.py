@@ -27,7 +27,7 @@ def test_the_price_is_printed_and_no_machine_is_guessed(tiny, tmp_path, capsys):
     assert code == 0
     assert "under tiny@0.5" in out
     assert "250 of 500 iterations" in out
-    assert "not measured: run the same command there" in out
+    assert "operations of trunk and embedder" in out
     table = out.partition("\n budget  ")[2].splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["1", "0.5", "0.2", "0.1"]
     code, out, _ = call(capsys, *words, "--json", "--budget", "0.3")

@@ -178,6 +178,30 @@ def opened(name: str, data: Path) -> Dataset | None:
     return None
 
 
+def opened_damaged(
+    name: str, data: Path, file: Path, draw: Callable[[st.SearchStrategy[bytes]], bytes]
+) -> Dataset | None:
+    """The data set with one of its files damaged, which is put right again; None where an error says the place."""
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(draw(damaged(whole)))
+        return opened(name, data)
+    finally:
+        file.write_bytes(whole)
+
+
+def edited(name: str, line: int, old: str, new: str) -> Callable[[Path], None]:
+    """Puts `new` for `old` in a line, counted from 1, of the list `name` below a folder."""
+
+    def apply(root: Path) -> None:
+        lines = (root / name).read_text().splitlines()
+        assert old in lines[line - 1]
+        lines[line - 1] = lines[line - 1].replace(old, new, 1)
+        (root / name).write_text("\n".join(lines))
+
+    return apply
+
+
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     """A list as it may reach someone: cut off, edited, re-encoded, with columns or rows in other places."""

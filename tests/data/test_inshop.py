@@ -15,6 +15,7 @@ from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset
 from bench.errors import DataError
 from tests.data import replicas
+from tests.data.replicas import edited
 
 ITEMS: dict[int, replicas.Item] = {
     1: (3, 0, 0),
@@ -24,7 +25,8 @@ ITEMS: dict[int, replicas.Item] = {
     8: (0, 1, 3),
     7_982: (0, 2, 2),
 }
-LIST = "list_eval_partition.txt"
+NAME = "list_eval_partition.txt"
+LIST = f"Eval/{NAME}"
 
 
 def make(root: Path, **options: object) -> None:
@@ -64,7 +66,7 @@ def test_each_layout_is_recognised_wherever_it_lies(tmp_path: Path, place: str, 
     make(tmp_path / place, at=at, images=images)
     found = open_dataset("inshop", tmp_path)
     assert found.title == "In-Shop"
-    assert found.manifest.layout == f"{at}{LIST}, img"
+    assert found.manifest.layout == f"{at}{NAME}, img"
     assert truth(found) == expected()
     assert found.class_ids == tuple(ITEMS)
     assert found.class_names[-1] == "id_00007982"
@@ -108,8 +110,8 @@ def test_query_items_without_gallery_are_noted(tmp_path: Path) -> None:
 
 
 def test_namesake_of_celeba(tmp_path: Path) -> None:
-    (tmp_path / LIST).write_text("000001.jpg 0\n000002.jpg 2\n")
-    with pytest.raises(DataError, match=rf"{LIST}: is the list of that name of CelebA"):
+    (tmp_path / NAME).write_text("000001.jpg 0\n000002.jpg 2\n")
+    with pytest.raises(DataError, match=rf"{NAME}: is the list of that name of CelebA"):
         open_dataset("inshop", tmp_path)
     make(tmp_path / "inshop")
     assert truth(open_dataset("inshop", tmp_path)) == expected()
@@ -119,41 +121,39 @@ def test_namesake_of_celeba(tmp_path: Path) -> None:
 def test_not_found_says_what_to_get_and_where_to_put_it(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(DataError) as caught:
         open_dataset(name, tmp_path / "nowhere")
-    for needed in (f"data set '{name}'", "Eval/" + LIST, f"Img/{folder}.zip", str(tmp_path / "nowhere"), "--data"):
+    for needed in (f"data set '{name}'", LIST, f"Img/{folder}.zip", str(tmp_path / "nowhere"), "--data"):
         assert needed in str(caught.value)
 
 
-def edited(line: int, old: str, new: str) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        path = root / "Eval" / LIST
-        lines = path.read_text().splitlines()
-        assert old in lines[line - 1]
-        lines[line - 1] = lines[line - 1].replace(old, new, 1)
-        path.write_text("\n".join(lines))
-
-    return apply
-
-
 def shortened(root: Path) -> None:
-    path = root / "Eval" / LIST
+    path = root / LIST
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "images missing": (lambda root: shutil.rmtree(root / "img"), r"holds .* but no folder img nor Img/img"),
     "truncated": (shortened, r"line 1: announces 19 images, but 16 rows follow"),
-    "count off by one": (edited(1, "19", "20"), r"line 1: announces 20 images, but 19 rows follow"),
-    "no count": (edited(1, "19", "image_name item_id evaluation_status"), r"line 1: must be the number of images"),
-    "no header": (edited(2, "item_id", "item"), r"line 2: must be the header 'image_name item_id evaluation_status'"),
-    "status": (edited(3, "train", "0"), r"line 3: evaluation_status must be one of train, query, gallery, but is '0'"),
-    "item name": (edited(3, " id_0000000", " id_"), r"line 3: item_id must be id_ and eight digits"),
-    "item of another row": (edited(3, " id_00000005", " id_00000001"), r"line 3: .* its item_id is id_00000001"),
+    "count off by one": (edited(LIST, 1, "19", "20"), r"line 1: announces 20 images, but 19 rows follow"),
+    "no count": (
+        edited(LIST, 1, "19", "image_name item_id evaluation_status"),
+        r"line 1: must be the number of images",
+    ),
+    "no header": (
+        edited(LIST, 2, "item_id", "item"),
+        r"line 2: must be the header 'image_name item_id evaluation_status'",
+    ),
+    "status": (
+        edited(LIST, 3, "train", "0"),
+        r"line 3: evaluation_status must be one of train, query, gallery, but is '0'",
+    ),
+    "item name": (edited(LIST, 3, " id_0000000", " id_"), r"line 3: item_id must be id_ and eight digits"),
+    "item of another row": (edited(LIST, 3, " id_00000005", " id_00000001"), r"line 3: .* its item_id is id_00000001"),
     "both sides": (
-        edited(4, "train", "query"),
+        edited(LIST, 4, "train", "query"),
         r"line 4: id_00000005 is on the training and on the test side .*line 3",
     ),
-    "outside": (edited(3, "img/MEN", "img/.."), r"line 3: image_name must be img/"),
-    "twice": (edited(4, "02_1_front", "01_1_front"), r"line 4: image_name .* is there already, on line 3"),
+    "outside": (edited(LIST, 3, "img/MEN", "img/.."), r"line 3: image_name must be img/"),
+    "twice": (edited(LIST, 4, "02_1_front", "01_1_front"), r"line 4: image_name .* is there already, on line 3"),
 }
 
 
@@ -184,12 +184,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_damaged_lists_never_give_a_wrong_split(copy: Path, data: st.DataObject) -> None:
-    path = copy / "Eval" / LIST
-    before = path.read_bytes()
-    try:
-        path.write_bytes(data.draw(replicas.damaged(before)))
-        found = replicas.opened("inshop", copy)
-    finally:
-        path.write_bytes(before)
+    found = replicas.opened_damaged("inshop", copy, copy / LIST, data.draw)
     if found is not None:
         assert truth(found) == expected()

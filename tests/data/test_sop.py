@@ -15,6 +15,7 @@ from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset
 from bench.errors import DataError
 from tests.data import replicas
+from tests.data.replicas import edited
 
 TRAIN, TEST = [3, 2] * 12, [2, 4] * 12
 OFFICIAL = "official (lists beside category folders)"
@@ -101,16 +102,6 @@ def test_not_found_says_what_to_get_and_where_to_put_it(tmp_path: Path) -> None:
         assert needed in str(caught.value)
 
 
-def edited(name: str, line: int, old: str, new: str) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        lines = (root / name).read_text().splitlines()
-        assert old in lines[line - 1]
-        lines[line - 1] = lines[line - 1].replace(old, new, 1)
-        (root / name).write_text("\n".join(lines))
-
-    return apply
-
-
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "list missing": (lambda root: (root / "Ebay_test.txt").unlink(), r"Ebay_test.txt: cannot be read"),
     "image missing": (
@@ -168,11 +159,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(data=st.data())
 def test_damaged_lists_never_give_a_wrong_split(copy: Path, data: st.DataObject) -> None:
     path = copy / data.draw(st.sampled_from(["Ebay_train.txt", "Ebay_test.txt"]))
-    before = path.read_bytes()
-    try:
-        path.write_bytes(data.draw(replicas.damaged(before)))
-        found = replicas.opened("sop", copy)
-    finally:
-        path.write_bytes(before)
+    found = replicas.opened_damaged("sop", copy, path, data.draw)
     if found is not None:
         assert truth(found) <= expected()
