@@ -26,7 +26,8 @@ class Hyperparameter:
     """A method's hyper-parameter: default, range and scale of its search space, and what it means.
 
     `accepts` is what may be set, where that is more than what is worth a search; None: the range of the search.
-    `method` marks one whose value is the name of another method, on which this one builds.
+    `method` marks one whose value is the name of another method, on which this one builds. `fixed` marks one that
+    makes a declared variant what it is: it may be set, but is not searched unless a protocol asks for it.
     """
 
     default: float | int | bool | str
@@ -37,6 +38,7 @@ class Hyperparameter:
     help: str
     method: bool = False
     accepts: tuple[float, float] | None = None
+    fixed: bool = False
 
     @property
     def bounds(self) -> tuple[float, float]:

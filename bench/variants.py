@@ -89,7 +89,9 @@ def declare(
             values = base(**entry.hyperparameters).values()
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
-        cls = type(f"{base.__name__}_{name}", (base,), {"__module__": base.__module__, **_defaults(base, values)})
+        cls = type(
+            f"{base.__name__}_{name}", (base,), {"__module__": base.__module__, **_declared(base, values, entry)}
+        )
         cls.variant_of = entry.method
     cls.name = name
     cls.by_default = entry.by_default
@@ -99,5 +101,8 @@ def declare(
     return cls, hashlib.sha256(json.dumps([base_hash, content], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _defaults(base: type[Method], values: Mapping[str, Any]) -> dict[str, Hyperparameter]:
-    return {key: replace(declared, default=values[key]) for key, declared in base.hyperparameters.items()}
+def _declared(base: type[Method], values: Mapping[str, Any], entry: Entry) -> dict[str, Hyperparameter]:
+    return {
+        key: replace(declared, default=values[key], fixed=key in entry.hyperparameters)
+        for key, declared in base.hyperparameters.items()
+    }

@@ -33,11 +33,11 @@ import torch
 from torch import Tensor
 
 from bench import pairs
-from bench.method import Batch, hyper
-from bench.pair_method import PairMethod
+from bench.method import hyper
+from bench.ranking_method import RankingMethod
 
 
-class Roadmap(PairMethod):
+class Roadmap(RankingMethod):
     """SupAP with a calibrating contrastive term."""
 
     name = "roadmap"
@@ -50,16 +50,6 @@ class Roadmap(PairMethod):
     negative_margin: float = hyper(0.6, low=0.0, high=0.9, help="b, cosine that negative pairs should stay below")
     weight: float = hyper(0.5, low=0.0, high=0.95, help="w, share of the calibrating term")
     tail: str = hyper("continuous", choices=("continuous", "as_released"), help="height of the linear piece")
-    query: str = hyper(
-        "excluded", choices=("excluded", "as_released"), help="whether a query also ranks itself, as a positive"
-    )
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The ranking and the calibration of the batch."""
-        positive, negative = pairs.pair_masks(batch.labels)
-        if self.query == "as_released":
-            positive = positive | torch.diag(positive.any(1))
-        return self.pair_loss(pairs.similarities(batch.embeddings), positive, negative)
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Weighted sum of both terms."""
@@ -80,7 +70,7 @@ class Roadmap(PairMethod):
         """Mean violation of the two margins, each over the pairs that violate it."""
         pull = (self.positive_margin - s).clamp(min=0) * positive
         push = (s - self.negative_margin).clamp(min=0) * negative
-        return sum((term.sum() / (term > 0).sum().clamp(min=1) for term in (pull, push)), s.new_zeros(()))
+        return pairs.active_mean(pull) + pairs.active_mean(push)
 
     def _above(self, gap: Tensor) -> Tensor:
         """H-, by how much a negative outranks an item that it exceeds by the gap."""

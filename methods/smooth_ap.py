@@ -21,31 +21,20 @@ Not read: the paper beyond its opening; formula and default are those of the rel
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bench import pairs
-from bench.method import Batch, hyper
-from bench.pair_method import PairMethod
+from bench.method import hyper
+from bench.ranking_method import RankingMethod
 
 
-class SmoothAP(PairMethod):
+class SmoothAP(RankingMethod):
     """Smooth average precision."""
 
     name = "smooth_ap"
     paper = "brown2020smoothap"
     by_default = False
     temperature: float = hyper(0.01, low=0.001, high=0.1, scale="log", help="width of a rank's step, cosine")
-    query: str = hyper(
-        "excluded", choices=("excluded", "as_released"), help="whether a query also ranks itself, as a positive"
-    )
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The ranking of the batch by each of its images."""
-        positive, negative = pairs.pair_masks(batch.labels)
-        if self.query == "as_released":
-            positive = positive | torch.diag(positive.any(1))
-        return self.pair_loss(pairs.similarities(batch.embeddings), positive, negative)
 
     def pair_loss(self, s: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """One minus the mean average precision over the anchors that have a positive."""

@@ -295,6 +295,15 @@ def test_a_method_may_accept_more_than_is_searched_unless_a_protocol_asks_for_it
         space_of(Wide, protocol_with(tiny, wide={"rate": {"low": 0.1, "high": 11.0}}))
 
 
+def test_what_makes_a_declared_variant_is_searched_only_where_a_protocol_says_so(tiny):
+    base, variant = registry.get("triplet").cls, registry.get("triplet_all").cls
+    assert set(space_of(base, protocol_with(tiny))) == {"margin", "negatives"}
+    assert set(space_of(variant, protocol_with(tiny))) == {"margin"}
+    asked = {"negatives": {"choices": ["all", "semi_hard"]}}
+    assert set(space_of(variant, protocol_with(tiny, triplet_all=asked))) == {"negatives"}
+    assert variant(negatives="semi_hard").values()["negatives"] == "semi_hard"
+
+
 def test_the_protocols_space_replaces_the_declared_one(tiny):
     spaces = {"real": {"low": 0.2, "high": 0.3}, "flag": {"choices": [True, False]}, "half": {"choices": [1, 2]}}
     space = space_of(Mixed, protocol_with(tiny, mixed=spaces))

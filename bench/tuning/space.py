@@ -107,7 +107,7 @@ def described(space: Space) -> str:
 
 
 def _declared(declared: Hyperparameter, where: str) -> Range | None:
-    if declared.method:
+    if declared.method or declared.fixed:
         return None
     try:
         if declared.choices:
