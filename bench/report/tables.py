@@ -266,8 +266,9 @@ def _result_notes(section: Section, rankings: dict[str, Ranking | None]) -> Iter
         yield "One seed: no interval and no test. Differences may be noise, and nothing is marked as tied."
     else:
         yield (
-            f"Bold: the best mean of the column. ≈: not told apart from it by a paired t-test over the seeds that "
-            f"both have (Holm's correction over all pairs, p ≥ {1 - section.level:g}); not shown to be equal."
+            "Bold: the best mean of the column. ≈: tied for first, as no row is better by a paired t-test over the "
+            "seeds that both have (Holm's correction over all pairs, "
+            f"p < {1 - section.level:g}); not shown to be equal."
         )
         if any(ranked and ranked.untested for ranked in rankings.values()):
             yield "Rows that share fewer than two seeds with the best one are not tested."

@@ -1,4 +1,4 @@
-"""The best row of a table, the rows not told apart from it, and honest ranks."""
+"""The best row of a table, the rows tied with it for first, and honest ranks."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bench.statistics.intervals import check_level
-from bench.statistics.pairs import Comparison, Seeds, all_pairs, best_of, paired_p
+from bench.statistics.pairs import Comparison, Seeds, all_pairs, best_of
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The row with the highest mean, the rows not told apart from it, and the rows that could not be tested.
+    """The row with the highest mean, and the rows that could not be tested against it.
 
-    `tied` is of single tests at the level each, without correction. `ranks` and `first` are corrected for all pairs,
-    and computed when asked for.
+    `ranks` and `first` are computed when asked for.
     """
 
     best: str
-    tied: frozenset[str]
     untested: frozenset[str]
     level: float = 0.95
     rows: Mapping[str, Seeds] = field(default_factory=dict, repr=False, compare=False)
@@ -52,8 +50,7 @@ class Ranking:
 def rank(rows: Mapping[str, Seeds], level: float = 0.95) -> Ranking | None:
     """Compare every row with the best one; `rows` maps a row's name to its value for each seed.
 
-    A row is tied when the paired t-test over the seeds that both have gives p >= 1 - level. Rows that
-    share fewer than two seeds with the best one are not tested. None if there are no values at all.
+    Rows that share fewer than two seeds with the best one are not tested. None if there are no values at all.
 
     Raises:
         ValueError: a value that is not finite, or a level outside (0, 1).
@@ -63,14 +60,5 @@ def rank(rows: Mapping[str, Seeds], level: float = 0.95) -> Ranking | None:
     if not filled:
         return None
     best = best_of(filled)
-    tied, untested = set(), set()
-    for name in filled:
-        if name == best:
-            continue
-        shared = sorted(filled[name].keys() & filled[best].keys())
-        p = paired_p([filled[best][seed] for seed in shared], [filled[name][seed] for seed in shared])
-        if p is None:
-            untested.add(name)
-        elif p >= 1 - level:
-            tied.add(name)
-    return Ranking(best, frozenset(tied), frozenset(untested), level, filled)
+    untested = {name for name in filled if name != best and len(filled[name].keys() & filled[best].keys()) < 2}
+    return Ranking(best, frozenset(untested), level, filled)

@@ -104,7 +104,7 @@ def test_one_seed_has_no_interval_and_says_so(store: Store) -> None:
     table = page.tables(section, "results")[0]
     assert page.texts(page.row(table, "margin"))["MAP@R"] == "10.00"
     assert "One seed: no interval and no test." in page.words(section)
-    assert "not told apart" not in page.words(section)
+    assert "tied for first" not in page.words(section)
 
 
 def test_every_link_leads_somewhere_and_ids_are_unique(store: Store) -> None:
