@@ -32,8 +32,10 @@ def counterparts(classes: int) -> dict[str, Loss]:
     return {
         "margin": lambda x, y: margin(x, y, weighted(x, y)),
         "triplet": lambda x, y: triplet(x, y, semi_hard(x, y)),
+        "triplet_all": losses.TripletMarginLoss(),
         "smooth_ap": losses.SmoothAPLoss(),
         "contrastive": contrastive,
+        "contrastive_distance": losses.ContrastiveLoss(),
         "multi_similarity": lambda x, y: similarity(x, y, mined(x, y)),
         "hphn_triplet": lambda x, y: hardest(x, y, batch_hard(x, y)),
         "proxy_nca": losses.ProxyNCALoss(classes, WIDTH, softmax_scale=9),
