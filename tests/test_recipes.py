@@ -29,7 +29,7 @@ OWN = {
     "roth2020": "margin",
     "trainval-two-stage": "proxy_nca_pp",
 }
-SIDE, STEPS = 48, 2
+SIDE, STEPS = 64, 2
 
 
 def small(name: str, folder: Path) -> str:
