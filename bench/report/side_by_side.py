@@ -32,9 +32,10 @@ def _table(sections: list[Section], published: Published) -> Table | None:
         return None
     facts = sections[0].dataset
     own = {} if refusal(facts, published) else {label: _own(label, rows, facts.name, published) for label in methods}
+    shown = any(own.values())
     columns = [Column("Method", numeric=False)]
     columns += [Column(_title(section), optimistic=section.headline == "best_test") for section in sections]
-    if any(own.values()):
+    if shown:
         columns.append(Column("Published by its authors"))
 
     def line(label: str) -> tuple[Cell, ...]:
@@ -42,10 +43,10 @@ def _table(sections: list[Section], published: Published) -> Table | None:
             tables.interval_cell(found[label], section, section.headline, METRIC) if label in found else NOTHING
             for section, found in zip(sections, rows, strict=True)
         ]
-        return (Cell(label), *cells, *([_published(own[label], published)] if any(own.values()) else []))
+        return (Cell(label), *cells, *([_published(own[label], published)] if shown else []))
 
     title = f"{facts.title} under {len(sections)} protocols"
-    notes = tuple(_notes(sections, rows, methods, shown=any(own.values())))
+    notes = tuple(_notes(sections, rows, methods, shown))
     return Table(f"side-by-side-{facts.name}", title, tuple(columns), (Band("", tuple(map(line, methods))),), notes)
 
 

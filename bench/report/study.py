@@ -12,7 +12,7 @@ from bench.published import Joined
 from bench.report import tables, text
 from bench.report.sections import Row, Section
 from bench.report.tables import Band, Cell, Column, Table
-from bench.statistics import Interval, mean_interval
+from bench.statistics import mean_interval
 from bench.tuning import study as tuning
 from bench.tuning.study import Study
 
@@ -34,25 +34,24 @@ class Stored:
 
 def study_table(section: Section, stored: Stored) -> Table | None:
     """One line a method; None where the section has neither ensembles nor searches."""
-    joined_models = [e for e in stored.ensembles if _same(e, section)]
+    ensembles = {row.anchor: joined(section, stored, row) for row in section.rows if row.done}
     studies = [s for s in stored.studies if _same(s, section)]
-    if not joined_models and not studies:
+    dimensions = sorted({found.dimensions for found in ensembles.values() if found is not None})
+    if not dimensions and not studies:
         return None
-    dimensions = sorted({e.dimensions for e in joined_models})
     columns = [Column("Method", numeric=False)]
     if studies:
         columns += [Column("Trials"), Column(f"Winner, {text.metric_label(studies[0].metric)} on validation")]
     columns += [Column(f"Separated {text.metric_label(metric)}", key=metric == section.metric) for metric in METRICS]
-    if joined_models:
+    if dimensions:
         columns += [Column(f"Concatenated {text.metric_label(metric)}") for metric in METRICS]
 
     def line(row: Row) -> tuple[Cell, ...]:
         found = next((s for s in studies if _is_of(s, row)), None)
         searched = _search_cells(found) if studies else ()
         single = tuple(tables.interval_cell(row, section, section.headline, metric) for metric in METRICS)
-        mine = [e for e in joined_models if _is_ensemble_of(e, row)]
-        joined = tuple(_joined(mine, row, section, metric) for metric in METRICS) if joined_models else ()
-        return (Cell(row.label, runs=row.anchor), *searched, *single, *joined)
+        together = tuple(_joined_cell(ensembles[row.anchor], row, metric) for metric in METRICS) if dimensions else ()
+        return (Cell(row.label, runs=row.anchor), *searched, *single, *together)
 
     lines = tuple(line(row) for row in section.rows if row.done)
     return Table("study", "Study", tuple(columns), (Band("", lines),), tuple(_notes(section, studies, dimensions)))
@@ -99,17 +98,12 @@ def joined(section: Section, stored: Stored, row: Row) -> Joined | None:
     mine = [e for e in stored.ensembles if _same(e, section) and _is_ensemble_of(e, row)]
     if not mine:
         return None
-    found = {metric: _over(mine, metric, section) for metric in section.metrics}
-    return Joined(mine[0].dimensions, {metric: span for metric, span in found.items() if span is not None})
+    values = {metric: [e.metrics[metric] for e in mine if metric in e.metrics] for metric in section.metrics}
+    return Joined(mine[0].dimensions, {m: mean_interval(own, section.level) for m, own in values.items() if own})
 
 
-def _over(ensembles: list[EnsembleRecord], metric: str, section: Section) -> Interval | None:
-    values = [e.metrics[metric] for e in ensembles if metric in e.metrics]
-    return mean_interval(values, section.level) if values else None
-
-
-def _joined(ensembles: list[EnsembleRecord], row: Row, section: Section, metric: str) -> Cell:
-    found = _over(ensembles, metric, section)
+def _joined_cell(ensemble: Joined | None, row: Row, metric: str) -> Cell:
+    found = None if ensemble is None else ensemble.measured.get(metric)
     if found is None:
         return Cell("—", mark="weak", tip="no ensemble: a fold is missing")
     return Cell(text.value(metric, found.mean), text.plus_minus(found, metric), runs=row.anchor, tip=f"n = {found.n}")
